@@ -1,0 +1,325 @@
+"""The only module that knows about monkey-patching.
+
+Under gevent, `threading`, `queue` and `time.sleep` are cooperative and cannot be
+used between OS threads: their waiters are greenlets that another thread cannot
+wake. What crosses from the inference thread to a consumer goes through a Parker
+(one waiting place per stream) and a Waker (one per hub, or per waiting thread):
+
+    inference thread                    consumer
+      waker.add(parker) ...               parker.park(timeout_s)
+      waker.flush()        --- once --->  wakes every added parker
+
+A hub costs one wake-up a step however many streams got tokens. Everything else
+here is the native form of what patching replaces: lock, thread, socket watch.
+"""
+
+from __future__ import annotations
+
+import _socket
+import _thread
+import abc
+import contextlib
+import os
+import socket
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ClassVar, Self, TypeVar
+
+from realtime_serve._native_thread import NativeThread as NativeThread
+
+T = TypeVar("T")
+
+GEVENT_READ = 1
+"""libev's EV_READ, as loop.io() takes it."""
+
+LONGEST_PARK_S = 3600.0
+"""A hub with nothing but parked greenlets would think it has deadlocked: each park
+holds a timer, and this bounds those without a timeout. Waking for nothing is allowed."""
+
+
+def _original(module: str, name: str) -> Any:
+    """The unpatched object, whether or not gevent has patched the module."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None:
+        return getattr(sys.modules[module], name)
+    return monkey.get_original(module, name)
+
+
+class Lock:
+    """A native mutex as a context manager.
+
+    Guards state that request threads share. Never hold it across a wait: under gevent
+    a greenlet that switches away inside it stops the whole hub.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        """Make an unlocked mutex."""
+        self._lock: _thread.LockType = _original("_thread", "allocate_lock")()
+
+    def __enter__(self) -> Self:
+        """Lock, waiting natively."""
+        self._lock.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Unlock."""
+        self._lock.release()
+
+
+class Parker(abc.ABC):
+    """A place where one consumer waits until the inference thread has something for it.
+
+    A wake-up that comes while nobody is parked is remembered: the next park returns at
+    once. So "look, then park" loses nothing.
+    """
+
+    waker: Waker
+
+    @abc.abstractmethod
+    def park(self, timeout_s: float | None = None) -> None:
+        """Wait for a wake-up or the timeout; may return early. Consumer only."""
+
+    @abc.abstractmethod
+    def unpark(self) -> None:
+        """Wake the consumer. Only from the consumer's own hub or, without one, any thread."""
+
+
+class Waker(abc.ABC):
+    """Wakes the parkers of one hub or thread, from any native thread that holds the GIL."""
+
+    @abc.abstractmethod
+    def add(self, parker: Parker) -> None:
+        """Note that `parker` is to be woken at the next flush."""
+
+    @abc.abstractmethod
+    def flush(self) -> None:
+        """Wake all that were added, with one wake-up."""
+
+
+def new_parker() -> Parker:
+    """A parker that suits the caller: its gevent hub if it has one, else its thread."""
+    hub = _current_hub()
+    return _ThreadParker() if hub is None else _GeventParker(_GeventWaker.of(hub))
+
+
+# --- plain threads ------------------------------------------------------------
+
+
+class _ThreadWaker(Waker):
+    """Each waiting thread has its own lock, so waking is unparking."""
+
+    def add(self, parker: Parker) -> None:
+        parker.unpark()
+
+    def flush(self) -> None:
+        pass
+
+
+_THREAD_WAKER = _ThreadWaker()
+
+
+class _ThreadParker(Parker):
+    """A native lock used as a binary semaphore: held = nothing to see."""
+
+    waker = _THREAD_WAKER
+
+    def __init__(self) -> None:
+        self._signal: _thread.LockType = _original("_thread", "allocate_lock")()
+        self._signal.acquire()
+
+    def park(self, timeout_s: float | None = None) -> None:
+        wait_s = LONGEST_PARK_S if timeout_s is None else min(max(timeout_s, 0.0), LONGEST_PARK_S)
+        self._signal.acquire(timeout=wait_s)
+
+    def unpark(self) -> None:
+        with contextlib.suppress(RuntimeError):  # signalled already: it holds no more than one
+            self._signal.release()
+
+
+# --- gevent -------------------------------------------------------------------
+
+
+class _GeventWaker(Waker):
+    """One async watcher per hub; `_armed` keeps it to one send until the hub has looked.
+
+    The deque's append and popleft are atomic under the GIL, and `_armed` is cleared
+    before the deque is emptied, so an add between the two is seen or sends again.
+    """
+
+    _wakers: ClassVar[weakref.WeakKeyDictionary[Any, _GeventWaker]] = weakref.WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, hub: Any) -> _GeventWaker:
+        """The hub's waker, made at its first use on the hub's own thread."""
+        waker = cls._wakers.get(hub)
+        if waker is None:
+            waker = cls._wakers[hub] = cls(hub)
+        return waker
+
+    def __init__(self, hub: Any) -> None:
+        self._ready: deque[_GeventParker] = deque()
+        self._armed = False
+        self._async = hub.loop.async_(ref=False)
+        self._async.start(self._wake_all)
+        self.loop = hub.loop
+        # Weak: the mapping's value must not keep its key alive.
+        self._hub = weakref.ref(hub)
+
+    @property
+    def hub(self) -> Any:
+        return self._hub()
+
+    def add(self, parker: Parker) -> None:
+        assert isinstance(parker, _GeventParker)
+        self._ready.append(parker)
+
+    def flush(self) -> None:
+        if not self._armed:
+            self._armed = True
+            self._async.send()
+
+    def _wake_all(self) -> None:
+        self._armed = False
+        ready = self._ready
+        while ready:
+            ready.popleft().unpark()
+
+
+class _GeventParker(Parker):
+    """Holds the parked greenlet; waking is a direct switch, without Event or Queue."""
+
+    def __init__(self, waker: _GeventWaker) -> None:
+        self.waker: _GeventWaker = waker
+        self._greenlet: Any = None
+        self._signalled = False
+
+    def park(self, timeout_s: float | None = None) -> None:
+        if self._signalled:
+            self._signalled = False
+            return
+        wait_s = LONGEST_PARK_S if timeout_s is None else min(max(timeout_s, 0.0), LONGEST_PARK_S)
+        timer = self.waker.loop.timer(wait_s)
+        self._greenlet = sys.modules["greenlet"].getcurrent()
+        try:
+            timer.start(self.unpark)
+            self.waker.hub.switch()
+        finally:
+            self._greenlet = None
+            self._signalled = False
+            timer.stop()
+            timer.close()
+
+    def unpark(self) -> None:
+        greenlet, self._greenlet = self._greenlet, None
+        if greenlet is None:
+            self._signalled = True
+        else:
+            greenlet.switch()
+
+
+def _current_hub() -> Any:
+    """The gevent hub on which the caller can wait, or None.
+
+    A raw OS thread of a patched process has no hub, and must not be given one.
+    """
+    if "gevent" not in sys.modules:
+        return None
+    from gevent import get_hub, monkey
+    from gevent._hub_local import get_hub_if_exists
+
+    hub = get_hub_if_exists()
+    if hub is None and monkey.is_module_patched("threading") and _on_main_thread():
+        hub = get_hub()
+    return hub
+
+
+def _on_main_thread() -> bool:
+    return threading.get_native_id() == os.getpid()
+
+
+# --- blocking work and sockets ------------------------------------------------
+
+
+def run_blocking(function: Callable[..., T], *arguments: Any) -> T:
+    """Call something that releases the GIL for long without stopping the hub.
+
+    Under gevent it runs in the hub's native thread pool; else right here. The function
+    keeps the inference thread's bans: no logging, no locks that a greenlet can hold.
+    """
+    hub = _current_hub()
+    if hub is None:
+        return function(*arguments)
+    return hub.threadpool.apply(function, arguments)  # type: ignore[no-any-return]
+
+
+class DisconnectWatch:
+    """Notices that the peer of a socket has gone, without reading a byte of it.
+
+    Under gevent the hub watches the socket and calls back within a millisecond; without
+    a hub, `gone()` probes it.
+
+    Args:
+        sock: The client's socket, or None when the server does not show it.
+        on_gone: Called once, in the hub, when the peer has closed its side. A half-closed
+            connection counts as gone.
+    """
+
+    def __init__(self, sock: socket.socket | None, on_gone: Callable[[], None]) -> None:
+        """Start watching."""
+        self._sock = sock
+        self._on_gone = on_gone
+        hub = _current_hub()
+        self._watcher: Any = None
+        self._hub_watches = False
+        if sock is not None and hub is not None and sock.fileno() >= 0:
+            self._hub_watches = True
+            self._watcher = hub.loop.io(sock.fileno(), GEVENT_READ)
+            self._watcher.start(self._readable)
+
+    @property
+    def watched(self) -> bool:
+        """Whether a hub watches; if not, somebody has to ask `gone()`."""
+        return self._hub_watches
+
+    def gone(self) -> bool:
+        """Whether the peer has closed; costs one system call."""
+        return self._sock is not None and self._sock.fileno() >= 0 and self._peek() == b""
+
+    def close(self) -> None:
+        """Stop watching; may be called again."""
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.stop()
+            watcher.close()
+
+    def _readable(self) -> None:
+        gone = self._peek() == b""
+        self.close()  # a pipelined request stays readable for ever: look once
+        if gone:
+            self._on_gone()
+
+    def _peek(self) -> bytes | None:
+        """What the socket has to read: b"" at its end or after a reset, None for nothing."""
+        assert self._sock is not None
+        # A duplicate in C's own socket type: the patched one would wait, and the
+        # server's object keeps its timeout.
+        duplicate = _socket.socket(fileno=os.dup(self._sock.fileno()))
+        try:
+            return duplicate.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+        finally:
+            duplicate.close()

@@ -1,0 +1,175 @@
+"""Parking and waking, the lock and the socket watch, with and without a hub.
+
+The same tests run in a plain process and in a patched one; what waits is always the
+form that fits the process.
+"""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from realtime_serve.native import (
+    DisconnectWatch,
+    Lock,
+    NativeThread,
+    Parker,
+    new_parker,
+    run_blocking,
+)
+
+LONG_S = 60.0
+
+
+def wake_from_native_thread(*parkers: Parker) -> None:
+    """Wake the parkers as the inference thread does, with one flush a waker."""
+
+    def wake() -> None:
+        for parker in parkers:
+            parker.waker.add(parker)
+        for waker in {parker.waker for parker in parkers}:
+            waker.flush()
+
+    thread = NativeThread(wake, "waker")
+    thread.start()
+    assert thread.join(LONG_S)
+    assert thread.error is None
+
+
+def test_a_wake_up_before_the_park_is_remembered() -> None:
+    parker = new_parker()
+    wake_from_native_thread(parker)
+    parker.park(LONG_S)  # would take a minute if the wake-up were lost
+
+
+def test_a_park_ends_at_its_timeout() -> None:
+    new_parker().park(0.001)
+
+
+def test_a_parked_consumer_is_woken_from_a_native_thread() -> None:
+    parker, ready = new_parker(), []
+
+    def produce() -> None:
+        ready.append("token")
+        parker.waker.add(parker)
+        parker.waker.flush()
+
+    thread = NativeThread(produce, "producer")
+    thread.start()
+    while not ready:
+        parker.park(LONG_S)
+    assert ready == ["token"]
+    assert thread.join(LONG_S)
+
+
+def test_each_consumer_is_woken_by_one_flush() -> None:
+    """Under gevent all of them share a waker; in plain threads each has its own."""
+    woken: list[int] = []
+    parked = threading.Semaphore(0)
+    parkers: list[Parker] = []
+
+    def consume(number: int) -> None:
+        parker = new_parker()
+        parkers.append(parker)
+        parked.release()
+        parker.park(LONG_S)
+        woken.append(number)
+
+    consumers = [threading.Thread(target=consume, args=(number,)) for number in range(5)]
+    for consumer in consumers:
+        consumer.start()
+    for _ in consumers:
+        parked.acquire()
+    wake_from_native_thread(*parkers)
+    for consumer in consumers:
+        consumer.join()
+    assert sorted(woken) == [0, 1, 2, 3, 4]
+
+
+def test_run_blocking_returns_the_result_and_raises_the_error() -> None:
+    assert run_blocking(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        run_blocking(divmod, 7, 0)
+
+
+def test_the_lock_excludes_native_threads() -> None:
+    lock, order = Lock(), []
+
+    def enter() -> None:
+        with lock:
+            order.append("second")
+
+    thread = NativeThread(enter, "rival")
+    with lock:
+        thread.start()
+        assert not thread.join(0.05)
+        order.append("first")
+    assert thread.join(LONG_S)
+    assert order == ["first", "second"]
+
+
+# --- the socket watch ---------------------------------------------------------
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    server, client = socket.socketpair()
+    with server, client:
+        yield server, client
+
+
+def notices_gone(watch: DisconnectWatch, gone: list[bool], parker: Parker) -> bool:
+    """Whether the watch notices within a moment: by itself with a hub, else by a probe."""
+    if watch.watched:
+        parker.park(0.2)
+        return bool(gone)
+    return watch.gone()
+
+
+def watch_for(server: socket.socket) -> tuple[DisconnectWatch, list[bool], Parker]:
+    gone: list[bool] = []
+    parker = new_parker()
+
+    def on_gone() -> None:
+        gone.append(True)
+        parker.unpark()
+
+    return DisconnectWatch(server, on_gone), gone, parker
+
+
+def test_a_closed_peer_is_noticed(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    watch, gone, parker = watch_for(server)
+    assert not watch.gone()
+    client.close()
+    assert notices_gone(watch, gone, parker)
+    watch.close()
+
+
+def test_a_peer_that_sends_more_is_not_gone_and_loses_nothing(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    server, client = pair
+    watch, gone, parker = watch_for(server)
+    client.sendall(b"GET / HTTP/1.1")
+    assert not notices_gone(watch, gone, parker)
+    watch.close()
+    assert server.recv(100) == b"GET / HTTP/1.1"
+
+
+def test_a_closed_watch_calls_nobody(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    watch, gone, parker = watch_for(server)
+    watch.close()
+    watch.close()
+    client.close()
+    parker.park(0.02)
+    assert gone == []
+
+
+def test_without_a_socket_nobody_is_ever_gone() -> None:
+    watch = DisconnectWatch(None, lambda: None)
+    assert not watch.watched
+    assert not watch.gone()
+    watch.close()
