@@ -1,0 +1,125 @@
+r"""Server-sent events of one stream, as bytes.
+
+All chunks of a stream but their text are alike. So a ChunkWriter encodes one chunk of
+responses.py around a mark, cuts it at the mark, and from then on an event costs only
+the escaping of its text: prefix + text + suffix. JSON escapes every newline, so a
+payload never breaks the `data: ...\n\n` frame.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from realtime_serve.api.envelope import error_envelope
+from realtime_serve.api.responses import (
+    StreamHead,
+    chat_chunk,
+    completion_chunk,
+    encode_json,
+    usage_chunk,
+    usage_counts,
+)
+from realtime_serve.types import FinishReason, Usage
+
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
+
+DONE = b"data: [DONE]\n\n"
+"""Ends every stream, after an error too."""
+
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment: clients skip it, proxies see that the stream lives."""
+
+_MARK = "\0"
+_ENCODED_MARK = b'"\\u0000"'
+
+_encode_string = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def error_event(error: Exception, usage: Usage | None = None) -> bytes:
+    """Format what a client gets when a stream fails after its headers; DONE follows.
+
+    Args:
+        error: Whatever was raised.
+        usage: Tokens generated so far, where they are known.
+
+    Returns:
+        One event.
+    """
+    payload = error_envelope(error)
+    if usage is not None:
+        payload["usage"] = usage_counts(usage)
+    return _event(payload)
+
+
+class ChunkWriter(ABC):
+    """Formats the events of one stream; one consumer at a time.
+
+    Args:
+        head: What all chunks of the stream have in common.
+    """
+
+    def __init__(self, head: StreamHead) -> None:
+        """See the class."""
+        self._head = head
+        # From the right: the model's name comes before and may hold the mark too.
+        prefix, _, suffix = _event(self._chunk(_MARK)).rpartition(_ENCODED_MARK)
+        self._prefix = prefix
+        self._suffix = suffix
+
+    def start(self) -> bytes:
+        """Format what comes before the first text; may be empty."""
+        return b""
+
+    def text(self, text: str) -> bytes:
+        """Format an event that adds `text`."""
+        return self._prefix + _encode_string(text).encode("utf-8", "replace") + self._suffix
+
+    def finish(self, reason: FinishReason) -> bytes:
+        """Format the event that says why the text ended.
+
+        Args:
+            reason: STOP or LENGTH.
+
+        Returns:
+            One event.
+
+        Raises:
+            ValueError: The reason is a failure: send error_event instead.
+        """
+        return _event(self._chunk("", reason))
+
+    def usage(self, usage: Usage) -> bytes:
+        """Format the token counts: one event if the client asked for it, else nothing."""
+        if not self._head.include_usage:
+            return b""
+        return _event(usage_chunk(self._head, usage))
+
+    @abstractmethod
+    def _chunk(self, text: str, finish_reason: FinishReason | None = None) -> dict[str, Any]:
+        """Build the chunk that adds `text` or, with a reason, the last one."""
+
+
+class ChatChunkWriter(ChunkWriter):
+    """Formats `chat.completion.chunk` events."""
+
+    def start(self) -> bytes:
+        """Format the event that names the role."""
+        return _event(chat_chunk(self._head, {"role": "assistant", "content": ""}))
+
+    def _chunk(self, text: str, finish_reason: FinishReason | None = None) -> dict[str, Any]:
+        delta = {"content": text} if finish_reason is None else {}
+        return chat_chunk(self._head, delta, finish_reason)
+
+
+class CompletionChunkWriter(ChunkWriter):
+    """Formats streamed `text_completion` events."""
+
+    def _chunk(self, text: str, finish_reason: FinishReason | None = None) -> dict[str, Any]:
+        return completion_chunk(self._head, text, finish_reason)
+
+
+def _event(payload: Mapping[str, Any]) -> bytes:
+    return b"data: " + encode_json(payload) + b"\n\n"
