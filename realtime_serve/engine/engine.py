@@ -1,0 +1,331 @@
+"""LLMEngine: generation for many requests that share each step of one model."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
+from realtime_serve.engine.interface import EngineStats, Finished, StepOutput
+from realtime_serve.engine.kv_cache import BlockPool
+from realtime_serve.engine.kv_storage import BLOCK_SIZE, KVStorage, bytes_per_block
+from realtime_serve.engine.runner import ModelRunner, ScheduledRows
+from realtime_serve.engine.sampler import SampledToken, Sampler, SamplingRow
+from realtime_serve.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
+from realtime_serve.engine.sequence import Sequence, SequenceStatus
+from realtime_serve.errors import (
+    ContextLengthExceededError,
+    EngineError,
+    InvalidRequestError,
+    ModelLoadError,
+)
+from realtime_serve.nn.interface import CausalLM
+from realtime_serve.types import BatchConfig, FinishReason, InferenceRequest
+
+MIN_MODEL_LEN = 256
+"""A KV cache that holds less than this, and less than the model's context, is a mistake."""
+
+StepResult: TypeAlias = SampledToken | EngineError | None
+"""What came of one sequence's work: a token, a failure, or nothing yet (a prompt's chunk)."""
+
+
+def random_seed() -> int:
+    """A fresh seed for a request that brings none."""
+    return secrets.randbits(64)
+
+
+class LLMEngine:
+    """Continuous batching over one causal language model. One thread owns it.
+
+    A failure of the model fails the requests that it is about, and nobody else: a step that
+    raises is computed again request by request, and those that raise alone end with an
+    EngineError whose `__cause__` is what was raised.
+
+    Args:
+        model: The network.
+        eos_token_ids: Tokens that end a sequence, unless its request ignores them.
+        batch: Seats and token budget.
+        kv_cache_bytes: Most memory for keys and values.
+        max_model_len: Longest prompt plus output in tokens, at most the model's own.
+        seed_source: Gives seeds to requests without one.
+
+    Attributes:
+        max_model_len: As given, or what the KV cache holds if that is less: a lone
+            sequence must fit. A request's max_tokens is cut to the room left by it.
+        notices: What the operator should know.
+
+    Raises:
+        ModelLoadError: The KV cache would be too small to be of use.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        *,
+        eos_token_ids: frozenset[int],
+        batch: BatchConfig,
+        kv_cache_bytes: int,
+        max_model_len: int,
+        seed_source: Callable[[], int] = random_seed,
+    ) -> None:
+        num_blocks = _num_blocks(model, batch, kv_cache_bytes, max_model_len)
+        self.max_model_len = min(max_model_len, num_blocks * BLOCK_SIZE)
+        self.notices = _notices(max_model_len, self.max_model_len, kv_cache_bytes)
+        self._vocab_size = model.vocab_size
+        self._eos_token_ids = eos_token_ids
+        self._seed_source = seed_source
+        self._runner: ModelRunner | None = ModelRunner(model, KVStorage(model, num_blocks))
+        self._pool = BlockPool(num_blocks, BLOCK_SIZE)
+        self._scheduler = Scheduler(
+            self._pool, max_num_seqs=batch.max_num_seqs, max_batch_tokens=batch.max_batch_tokens
+        )
+        self._sampler = Sampler()
+        self._num_added = 0
+        self._num_steps = 0
+        self._num_prompt_tokens = 0
+        self._num_generated_tokens = 0
+
+    @property
+    def free_slots(self) -> int:
+        """Seats left; `add` needs one."""
+        return self._scheduler.free_slots
+
+    @property
+    def num_sequences(self) -> int:
+        """Seats taken: waiting, running, paused and preempted requests."""
+        return self._scheduler.num_sequences
+
+    def add(self, request: InferenceRequest, ring: TokenRing) -> None:
+        """Seat a request.
+
+        Args:
+            request: What to answer. Its max_tokens is cut to what the context leaves.
+            ring: Where its tokens go; the engine is its producer until the request is
+                reported as finished.
+
+        Raises:
+            ContextLengthExceededError: The prompt leaves no room for a token.
+            InvalidRequestError: A token id is not in the model's vocabulary.
+        """
+        self._check(request)
+        seed = request.sampling.seed
+        sequence = Sequence(
+            request,
+            ring,
+            arrival_index=self._num_added,
+            seed=self._seed_source() if seed is None else seed,
+            eos_token_ids=self._eos_token_ids,
+            max_model_len=self.max_model_len,
+        )
+        self._scheduler.add(sequence)
+        self._num_added += 1
+
+    def step(self, now_s: float) -> StepOutput:
+        """Advance the seated requests by at most one token each.
+
+        Args:
+            now_s: The instant, on the clock of the requests' deadlines.
+
+        Returns:
+            What happened.
+        """
+        assert self._runner is not None, "the engine is closed"
+        plan = self._scheduler.schedule(now_s)
+        results = self._compute(self._runner, plan.scheduled)
+        updated = self._commit(plan.scheduled, results)
+        return self._report(plan, updated)
+
+    def stats(self) -> EngineStats:
+        """The figures of this instant."""
+        num_with_status = self._scheduler.num_with_status
+        return EngineStats(
+            max_model_len=self.max_model_len,
+            num_waiting=num_with_status(SequenceStatus.WAITING),
+            num_running=num_with_status(SequenceStatus.RUNNING),
+            num_paused=num_with_status(SequenceStatus.PAUSED),
+            num_preempted=num_with_status(SequenceStatus.PREEMPTED),
+            kv_blocks_used=self._pool.num_used,
+            kv_blocks_total=self._pool.num_blocks,
+            preemptions_total=self._scheduler.num_preemptions,
+            prompt_tokens_total=self._num_prompt_tokens,
+            generation_tokens_total=self._num_generated_tokens,
+            steps_total=self._num_steps,
+        )
+
+    def close(self) -> None:
+        """Free the model and its memory; the engine cannot be stepped any more."""
+        self._runner = None
+
+    def check_integrity(self) -> None:
+        """Assert that seats, statuses and blocks agree. Holds between steps."""
+        self._scheduler.check_integrity()
+
+    # --- add ------------------------------------------------------------------
+
+    def _check(self, request: InferenceRequest) -> None:
+        num_prompt_tokens = len(request.prompt_token_ids)
+        if num_prompt_tokens >= self.max_model_len:
+            raise ContextLengthExceededError(
+                f"The prompt has {num_prompt_tokens} tokens. The model's context is "
+                f"{self.max_model_len} tokens, and at least one of them is for the answer: "
+                "shorten the prompt."
+            )
+        self._check_vocabulary(request.prompt_token_ids, "prompt")
+        self._check_vocabulary(request.sampling.stop_token_ids, "stop_token_ids")
+
+    def _check_vocabulary(self, token_ids: tuple[int, ...], param: str) -> None:
+        if token_ids and not 0 <= min(token_ids) <= max(token_ids) < self._vocab_size:
+            raise InvalidRequestError(
+                f"{param} has a token id outside the vocabulary: ids are from 0 to "
+                f"{self._vocab_size - 1}.",
+                param=param,
+            )
+
+    # --- step -----------------------------------------------------------------
+
+    def _compute(self, runner: ModelRunner, scheduled: list[ScheduledSequence]) -> list[StepResult]:
+        """Run the model and choose the tokens; a failure stays with those whom it concerns.
+
+        Work may be computed again: it writes the same keys and values to the same slots, and
+        the random numbers are functions of the request.
+        """
+        if not scheduled:
+            return []
+        try:
+            return self._forward_and_sample(runner, scheduled)
+        except Exception as cause:
+            if len(scheduled) == 1:
+                return [_failure(cause)]
+        return [result for work in scheduled for result in self._compute(runner, [work])]
+
+    def _forward_and_sample(
+        self, runner: ModelRunner, scheduled: list[ScheduledSequence]
+    ) -> list[StepResult]:
+        logits = runner.forward([_rows(work) for work in scheduled])
+        complete = [_sampling_row(work.sequence) for work in scheduled if work.wants_logits]
+        tokens = iter(self._sampler.sample(logits, complete))
+        return [
+            (next(tokens) or EngineError("The model gave no finite logits for this request."))
+            if work.wants_logits
+            else None
+            for work in scheduled
+        ]
+
+    def _commit(
+        self, scheduled: Iterable[ScheduledSequence], results: Iterable[StepResult]
+    ) -> list[str]:
+        """Record the results and push the tokens; returns the ids of those that got one."""
+        updated = []
+        for work, result in zip(scheduled, results, strict=True):
+            match result:
+                case EngineError():
+                    self._scheduler.finish(work.sequence, FinishReason.ERROR, result)
+                case SampledToken():
+                    self._scheduler.commit(work, result.token_id)
+                    self._push(work.sequence, result)
+                    updated.append(work.sequence.request.request_id)
+                case None:
+                    self._scheduler.commit(work, None)
+        return updated
+
+    def _push(self, sequence: Sequence, token: SampledToken) -> None:
+        flags = _flags(sequence.finish_reason)
+        pushed = sequence.ring.push(token.token_id, logprob=token.logprob, flags=flags)
+        assert pushed, "a sequence is scheduled only if its ring has room"
+        self._num_generated_tokens += 1
+        if sequence.num_generated_tokens == 1:
+            self._num_prompt_tokens += sequence.num_prompt_tokens
+
+    def _report(self, plan: SchedulerOutput, updated: list[str]) -> StepOutput:
+        scheduled = [work.sequence for work in plan.scheduled]
+        ended = [sequence for sequence in scheduled if sequence.finish_reason is not None]
+        self._num_steps += bool(scheduled)
+        return StepOutput(
+            started=tuple(sequence.request.request_id for sequence in plan.started),
+            updated=tuple(updated),
+            finished=tuple(_finished(sequence) for sequence in [*plan.dropped, *ended]),
+            num_scheduled_tokens=sum(work.num_tokens for work in plan.scheduled),
+            stalled=not scheduled and self.num_sequences > 0,
+        )
+
+
+# --- between the engine's parts -----------------------------------------------
+
+
+def _rows(work: ScheduledSequence) -> ScheduledRows:
+    sequence = work.sequence
+    start = sequence.num_computed_tokens
+    return ScheduledRows(
+        token_ids=sequence.token_ids[start : start + work.num_tokens],
+        start_position=start,
+        block_table=sequence.block_table,
+        wants_logits=work.wants_logits,
+    )
+
+
+def _sampling_row(sequence: Sequence) -> SamplingRow:
+    return SamplingRow(
+        params=sequence.request.sampling,
+        seed=sequence.seed,
+        output_index=sequence.num_generated_tokens,
+        banned_token_ids=sequence.banned_token_ids,
+    )
+
+
+def _failure(cause: Exception) -> EngineError:
+    """What the caller sees; the cause may name our paths and sizes, and is for the log."""
+    error = EngineError("The model failed on this request.")
+    error.__cause__ = cause
+    return error
+
+
+def _flags(reason: FinishReason | None) -> int:
+    match reason:
+        case None:
+            return 0
+        case FinishReason.STOP:
+            return FLAG_LAST | FLAG_NO_TEXT
+        case _:
+            return FLAG_LAST
+
+
+def _finished(sequence: Sequence) -> Finished:
+    assert sequence.finish_reason is not None
+    return Finished(
+        request_id=sequence.request.request_id,
+        reason=sequence.finish_reason,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        num_generated_tokens=sequence.num_generated_tokens,
+        error=sequence.error,
+    )
+
+
+# --- the size of the KV cache -------------------------------------------------
+
+
+def _num_blocks(
+    model: CausalLM, batch: BatchConfig, kv_cache_bytes: int, max_model_len: int
+) -> int:
+    """As many blocks as fit, but no more than full seats of the longest sequences need."""
+    per_block = bytes_per_block(model)
+    min_tokens = min(max_model_len, MIN_MODEL_LEN)
+    min_bytes = math.ceil(min_tokens / BLOCK_SIZE) * per_block
+    if kv_cache_bytes < min_bytes:
+        raise ModelLoadError(
+            f"kv_cache_bytes is {kv_cache_bytes}, but this model needs at least {min_bytes}: "
+            f"that holds the keys and values of {min_tokens} tokens.",
+            param="kv_cache_bytes",
+        )
+    num_useful = batch.max_num_seqs * math.ceil(max_model_len / BLOCK_SIZE)
+    return min(kv_cache_bytes // per_block, num_useful)
+
+
+def _notices(wanted_len: int, max_model_len: int, kv_cache_bytes: int) -> tuple[str, ...]:
+    if max_model_len == wanted_len:
+        return ()
+    return (
+        f"max_model_len is {max_model_len} instead of {wanted_len}: kv_cache_bytes "
+        f"({kv_cache_bytes}) holds no more tokens of this model.",
+    )

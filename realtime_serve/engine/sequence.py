@@ -1,0 +1,176 @@
+"""The state of one request inside the engine: mutable, and never outside its thread.
+
+There is no prefill state and no decode state. A sequence has tokens, and some of them are
+computed (their keys and values are in its blocks); a step computes pending ones, and
+computing the last of them yields one more token.
+
+    WAITING ──▶ RUNNING ◀──▶ PAUSED        paused: its ring is full; it keeps its blocks
+                 │  ▲           │
+                 ▼  │           │          preempted: its blocks were taken; all its tokens
+               PREEMPTED ◀──────┘          are pending again
+    and FINISHED from everywhere
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from realtime_serve._token_ring import TokenRing
+from realtime_serve.errors import ServeError
+from realtime_serve.types import FinishReason, InferenceRequest
+
+NO_TOKENS: frozenset[int] = frozenset()
+
+
+class SequenceStatus(enum.Enum):
+    """Where a sequence is in its life."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    PREEMPTED = "preempted"
+    FINISHED = "finished"
+
+
+TRANSITIONS: Mapping[SequenceStatus, frozenset[SequenceStatus]] = MappingProxyType(
+    {
+        SequenceStatus.WAITING: frozenset({SequenceStatus.RUNNING, SequenceStatus.FINISHED}),
+        SequenceStatus.RUNNING: frozenset(
+            {SequenceStatus.PAUSED, SequenceStatus.PREEMPTED, SequenceStatus.FINISHED}
+        ),
+        SequenceStatus.PAUSED: frozenset(
+            {SequenceStatus.RUNNING, SequenceStatus.PREEMPTED, SequenceStatus.FINISHED}
+        ),
+        SequenceStatus.PREEMPTED: frozenset({SequenceStatus.RUNNING, SequenceStatus.FINISHED}),
+        SequenceStatus.FINISHED: frozenset(),
+    }
+)
+
+
+class Sequence:
+    """One request, its tokens and its blocks.
+
+    Args:
+        request: What to answer; its prompt leaves room for a token in `max_model_len`.
+        ring: Where its tokens go.
+        arrival_index: Number of sequences that the engine was given before it.
+        seed: Fixes its random numbers.
+        eos_token_ids: The model's own stop tokens.
+        max_model_len: Longest prompt plus output in tokens; bounds `max_tokens`.
+
+    Attributes:
+        token_ids: Prompt and output. Only ever appended to.
+        num_computed_tokens: How many of them are in the blocks.
+        block_table: Its blocks in order; empty while it is waiting or preempted.
+        status: Changed by `enter` only.
+        num_preemptions: How often its blocks were taken.
+        finish_reason: Why it ended, once it has.
+        error: What failed, if that was ERROR.
+        rank: Its place in line: class first, then arrival; less is better.
+        max_tokens: Most tokens to generate.
+        stop_token_ids: Tokens that end it.
+    """
+
+    __slots__ = (
+        "arrival_index",
+        "block_table",
+        "error",
+        "finish_reason",
+        "max_tokens",
+        "num_computed_tokens",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "rank",
+        "request",
+        "ring",
+        "seed",
+        "status",
+        "stop_token_ids",
+        "token_ids",
+    )
+
+    def __init__(
+        self,
+        request: InferenceRequest,
+        ring: TokenRing,
+        *,
+        arrival_index: int,
+        seed: int,
+        eos_token_ids: frozenset[int],
+        max_model_len: int,
+    ) -> None:
+        sampling = request.sampling
+        self.request = request
+        self.ring = ring
+        self.arrival_index = arrival_index
+        self.rank = (int(request.priority), arrival_index)
+        self.seed = seed
+        self.num_prompt_tokens = len(request.prompt_token_ids)
+        room = max_model_len - self.num_prompt_tokens
+        assert room >= 1
+        self.max_tokens = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        self.stop_token_ids = frozenset(sampling.stop_token_ids)
+        if not sampling.ignore_eos:
+            self.stop_token_ids |= eos_token_ids
+        self.token_ids = list(request.prompt_token_ids)
+        self.num_computed_tokens = 0
+        self.block_table: list[int] = []
+        self.status = SequenceStatus.WAITING
+        self.num_preemptions = 0
+        self.finish_reason: FinishReason | None = None
+        self.error: ServeError | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and output so far."""
+        return len(self.token_ids)
+
+    @property
+    def num_generated_tokens(self) -> int:
+        """Output so far."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Tokens that are not computed yet; at least one until it has finished."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def max_computed_tokens(self) -> int:
+        """Most tokens that will ever be computed: the last one generated never is."""
+        return self.num_prompt_tokens + self.max_tokens - 1
+
+    @property
+    def holds_blocks(self) -> bool:
+        """Whether it is running or paused."""
+        return self.status is SequenceStatus.RUNNING or self.status is SequenceStatus.PAUSED
+
+    @property
+    def banned_token_ids(self) -> frozenset[int]:
+        """Tokens that may not come next: the stop tokens, until min_tokens are there."""
+        if self.num_generated_tokens < self.request.sampling.min_tokens:
+            return self.stop_token_ids
+        return NO_TOKENS
+
+    def enter(self, status: SequenceStatus) -> None:
+        """Change the status, along TRANSITIONS only."""
+        assert status in TRANSITIONS[self.status], f"{self.status} -> {status}"
+        self.status = status
+
+    def append(self, token_id: int) -> FinishReason | None:
+        """Take the next token.
+
+        Args:
+            token_id: The token; not one of `banned_token_ids`.
+
+        Returns:
+            Why the sequence ends with it, or None if it goes on.
+        """
+        self.token_ids.append(token_id)
+        if token_id in self.stop_token_ids:
+            return FinishReason.STOP
+        if self.num_generated_tokens >= self.max_tokens:
+            return FinishReason.LENGTH
+        return None
