@@ -1,0 +1,373 @@
+"""The facade: models in, streams out. No tensor, no Flask.
+
+An InferenceServer owns the served models and the open streams of one process. It
+starts threads only when asked to, never at import or construction, so that it
+may be built before a fork and started after it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from realtime_serve.errors import ConfigError, NotReadyError, ServeError
+from realtime_serve.models import (
+    Model,
+    ModelRegistry,
+    ModelState,
+    model_from_files,
+    model_from_network,
+)
+from realtime_serve.native import Lock, run_blocking
+from realtime_serve.nn.interface import CausalLM
+from realtime_serve.stream import StreamManager, TokenStream
+from realtime_serve.text.model import TextModel
+from realtime_serve.types import (
+    InferenceRequest,
+    InferenceResponse,
+    ModelConfig,
+    RequestPriority,
+    SamplingParams,
+    ServerConfig,
+    StreamToken,
+)
+
+logger = logging.getLogger("realtime_serve")
+
+JOIN_TIMEOUT_S = 10.0
+"""How long shutdown waits for a step that is under way; a step takes well under a second."""
+
+LARGE_TEXT_CHARS = 8 * 1024
+"""Longer text is tokenised off the hub: 9 KB take 3 ms, and tokenising holds the GIL."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """What a health check reports.
+
+    Args:
+        ready: Whether requests are served now.
+        models: State of each model by name.
+        open_streams: Streams that have not ended.
+        running: Sequences seated in all engines.
+        waiting: Requests queued before all engines.
+    """
+
+    ready: bool
+    models: Mapping[str, ModelState]
+    open_streams: int
+    running: int
+    waiting: int
+
+
+class InferenceServer:
+    """Serves models to the threads and greenlets of one process.
+
+    Any thread may call any method. As a context manager it loads the configured model,
+    if one is configured, and shuts down at the end.
+
+    Args:
+        config: Limits and the model to serve; None takes all defaults.
+    """
+
+    def __init__(self, config: ServerConfig | None = None) -> None:
+        """Prepare; starts nothing and reads no file."""
+        self.config = config if config is not None else ServerConfig()
+        self.registry = ModelRegistry()
+        self.streams = StreamManager()
+        self.started_at_s = time.monotonic()
+        self._lock = Lock()
+        self._pid: int | None = None
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        """Load the configured model, if the configuration names one, and wait for it.
+
+        Raises:
+            ModelLoadError: It cannot be loaded.
+        """
+        if self.config.model is not None:
+            self.register_model()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Shut down."""
+        self.shutdown()
+
+    # --- models ---------------------------------------------------------------
+
+    def register_model(
+        self,
+        config: ModelConfig | None = None,
+        *,
+        network: Callable[[], CausalLM] | None = None,
+        text: TextModel | None = None,
+        wait: bool = True,
+    ) -> Model:
+        """Load a model and serve it.
+
+        Args:
+            config: Which model; None takes the configured one, or the default.
+            network: Builds a network of your own instead of reading files. It runs on the
+                inference thread, where logging, threading and gevent are forbidden.
+            text: Tokenizer and template of your own network.
+            wait: Whether to wait until the model is ready.
+
+        Returns:
+            The model.
+
+        Raises:
+            ConfigError: The configuration is incomplete.
+            ModelLoadError: The files cannot be used.
+            InvalidRequestError: The name is taken.
+        """
+        config = config if config is not None else self.config.model_config()
+        model = self._prepare(config, network, text)
+        self._start(model)
+        if wait:
+            self._wait_and_log(model)
+        else:
+            threading.Thread(target=self._log_when_loaded, args=(model,), daemon=True).start()
+        return model
+
+    def _prepare(
+        self, config: ModelConfig, network: Callable[[], CausalLM] | None, text: TextModel | None
+    ) -> Model:
+        batch_config = self.config.batch_config()
+        if network is None and text is None:
+            return model_from_files(config, batch_config)
+        if network is None or text is None:
+            raise ConfigError("A model of your own needs both a network and its text model.")
+        return model_from_network(network, text, config, batch_config)
+
+    def _start(self, model: Model) -> None:
+        self._require_this_process()
+        self.registry.add(model)
+        model.start()
+
+    def _wait_and_log(self, model: Model) -> None:
+        start_s = time.monotonic()
+        try:
+            model.wait_ready()
+        finally:
+            self.log_notices()
+        logger.info(
+            "%s is ready after %.1f s, with a context of %d tokens",
+            model.name,
+            time.monotonic() - start_s,
+            model.max_model_len,
+        )
+
+    def _log_when_loaded(self, model: Model) -> None:
+        """Run in a thread of its own, which under gevent is a greenlet: nobody waits for it."""
+        with contextlib.suppress(ServeError):  # the notices say it
+            self._wait_and_log(model)
+
+    def _require_this_process(self) -> None:
+        """Threads do not survive a fork: a server started before one cannot serve after it."""
+        with self._lock:
+            if self._closed:
+                raise NotReadyError("The server is shut down.")
+            if self._pid is None:
+                self._pid = os.getpid()
+                # Joined before the interpreter goes, or torch aborts the process.
+                atexit.register(self.shutdown)
+            elif self._pid != os.getpid():
+                raise ConfigError(
+                    "This InferenceServer was started before a fork and cannot serve after "
+                    "it. Start it in the worker process: the app does so by itself."
+                )
+
+    # --- requests -------------------------------------------------------------
+
+    def submit(self, request: InferenceRequest) -> TokenStream:
+        """Queue a request.
+
+        Args:
+            request: What to generate, and for which model.
+
+        Returns:
+            Its stream, for the calling thread or hub.
+
+        Raises:
+            ModelNotFoundError: No such model.
+            ContextLengthExceededError: The prompt cannot fit.
+            OverloadedError: The queue is full.
+            NotReadyError: The model is loading, draining or gone.
+        """
+        self.log_notices()
+        stream = self.registry.resolve(request.model).submit(request)
+        self.streams.add(stream)
+        return stream
+
+    def generate(
+        self,
+        prompt: str | Sequence[Mapping[str, Any]],
+        *,
+        model: str | None = None,
+        sampling: SamplingParams | None = None,
+        priority: RequestPriority = RequestPriority.NORMAL,
+        timeout_s: float | None = None,
+    ) -> TokenStream:
+        """Generate from text or from chat messages.
+
+        Args:
+            prompt: Text to continue, or messages (dicts with role and content) to answer.
+            model: Its name; None takes the first one registered.
+            sampling: How to generate; None takes the defaults.
+            priority: Class in the waiting queue.
+            timeout_s: Seconds after which the stream ends with DeadlineExceededError.
+
+        Returns:
+            The stream; iterate it for StreamTokens.
+
+        Raises:
+            ServeError: As `submit`, or the messages do not suit the model's template.
+        """
+        served = self.registry.resolve(model)
+        if isinstance(prompt, str):
+            token_ids = self.encode_prompt(served, prompt)
+        else:
+            token_ids = self.encode_chat(served, prompt)
+        request = InferenceRequest(
+            request_id=new_request_id(),
+            model=served.name,
+            prompt_token_ids=tuple(token_ids),
+            sampling=sampling if sampling is not None else SamplingParams(),
+            priority=priority,
+            deadline_at_s=None if timeout_s is None else time.monotonic() + timeout_s,
+        )
+        return self.submit(request)
+
+    def complete(
+        self, prompt: str | Sequence[Mapping[str, Any]], **arguments: Any
+    ) -> InferenceResponse:
+        """Generate, wait for the end, and return the whole answer.
+
+        Args:
+            prompt: As for `generate`.
+            **arguments: As for `generate`.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ServeError: As `generate`, or the generation failed.
+        """
+        with self.generate(prompt, **arguments) as stream:
+            return collect(stream)
+
+    def encode_prompt(self, model: Model, text: str) -> list[int]:
+        """Token ids of a text prompt, special tokens in it taken literally.
+
+        Raises:
+            ContextLengthExceededError: The text is too long for any tokenisation to fit.
+        """
+        model.require_text_fits(len(text))
+        return _off_hub(len(text), model.text.encode_prompt, text)
+
+    def encode_chat(self, model: Model, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation in the model's template.
+
+        Raises:
+            InvalidRequestError: The model has no chat template, or it refuses the messages.
+            ContextLengthExceededError: The text is too long for any tokenisation to fit.
+        """
+        num_chars = sum(len(str(message.get("content", ""))) for message in messages)
+        model.require_text_fits(num_chars)
+        return _off_hub(num_chars, model.text.encode_chat, messages)
+
+    # --- life -----------------------------------------------------------------
+
+    def health(self) -> Health:
+        """State of the server and its models."""
+        self.log_notices()
+        models = self.registry.all()
+        stats = [model.stats for model in models if model.stats is not None]
+        return Health(
+            ready=bool(models) and all(model.state is ModelState.READY for model in models),
+            models={model.name: model.state for model in models},
+            open_streams=len(self.streams),
+            running=sum(figures.num_running for figures in stats),
+            waiting=sum(model.num_waiting for model in models),
+        )
+
+    def drain(self) -> None:
+        """Refuse new requests with 503; what is queued and running goes on."""
+        for model in self.registry.all():
+            model.drain()
+
+    def shutdown(self) -> None:
+        """End all streams, stop and join the inference threads. May be called again."""
+        with self._lock:
+            self._closed = True
+            if self._pid != os.getpid():  # never started, or another process's threads
+                return
+            self._pid = None
+        atexit.unregister(self.shutdown)
+        models = self.registry.all()
+        for model in models:
+            model.stop()
+        for model in models:
+            model.join(JOIN_TIMEOUT_S)
+
+    def log_notices(self) -> None:
+        """Log what the inference threads have to say; they may not log themselves."""
+        for model in self.registry.all():
+            for notice in model.take_notices():
+                logger.warning("%s: %s", model.name, notice)
+
+
+def collect(stream: TokenStream) -> InferenceResponse:
+    """Read a stream to its end.
+
+    Args:
+        stream: An open stream.
+
+    Returns:
+        The whole answer.
+
+    Raises:
+        ServeError: The generation failed, expired or was cancelled.
+    """
+    return to_response(stream, list(stream))
+
+
+def to_response(stream: TokenStream, tokens: Sequence[StreamToken]) -> InferenceResponse:
+    """Join the tokens of a stream that has ended well.
+
+    Args:
+        stream: Ended by stop or length.
+        tokens: All that it gave.
+
+    Returns:
+        The whole answer.
+    """
+    assert stream.finish_reason is not None
+    return InferenceResponse(
+        request_id=stream.request.request_id,
+        model=stream.request.model,
+        text="".join(token.text for token in tokens),
+        token_ids=tuple(token.token_id for token in tokens),
+        finish_reason=stream.finish_reason,
+        usage=stream.usage,
+    )
+
+
+def new_request_id() -> str:
+    """A fresh request id: 128 random bits in hexadecimal."""
+    return uuid.uuid4().hex
+
+
+def _off_hub(num_chars: int, encode: Callable[..., list[int]], *arguments: Any) -> list[int]:
+    if num_chars <= LARGE_TEXT_CHARS:
+        return encode(*arguments)
+    return run_blocking(encode, *arguments)

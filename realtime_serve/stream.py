@@ -1,0 +1,383 @@
+"""Streams of generated tokens: their two ends, and the table of those that are open.
+
+A stream has two ends. The inference thread holds the StreamFeed: the ring it
+fills and the parker it wakes. The consumer holds the TokenStream: it drains the
+ring and turns ids into whole characters, cut at stop strings. Text is made here,
+above the ring; the inference thread sees ids only. The feed does not know the
+stream, so a stream that its consumer forgets is collected and thereby cancelled.
+
+A stream ends once. The engine ends it through the ring's terminal state; the
+consumer ends it by a stop string, a deadline or close(), which ask the engine to
+give the seat back and do not wait for it.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Protocol, Self
+
+from realtime_serve import _token_ring as ring_states
+from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
+from realtime_serve.errors import (
+    DeadlineExceededError,
+    EngineError,
+    RequestCancelledError,
+    ServeError,
+)
+from realtime_serve.native import Lock, Parker, new_parker
+from realtime_serve.text.detokenizer import Detokenizer
+from realtime_serve.text.stop import StopMatcher
+from realtime_serve.types import FinishReason, InferenceRequest, StreamToken, Usage
+
+ITL_BUCKETS_S = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04,
+    0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""Upper bounds of the inter-token histogram: fine from 0.1 ms, where small models live."""
+
+RING_STATES = {
+    FinishReason.STOP: ring_states.STOP,
+    FinishReason.LENGTH: ring_states.LENGTH,
+    FinishReason.CANCELLED: ring_states.CANCELLED,
+    FinishReason.DEADLINE: ring_states.DEADLINE,
+    FinishReason.ERROR: ring_states.ERROR,
+}
+_REASONS_BY_STATE = {state: reason for reason, state in RING_STATES.items()}
+
+
+class Admission(Protocol):
+    """What a stream asks of the queue it waits in."""
+
+    def remove(self, handle: int) -> bool:
+        """Take a request that is not seated out of the queue."""
+
+    def kick(self) -> None:
+        """Wake the inference thread."""
+
+
+class StreamStatistics:
+    """When things happened to one stream, in monotonic seconds, and how many tokens it gave.
+
+    `scheduled_at_s` is written by the inference thread, everything else by the consumer.
+    """
+
+    __slots__ = (
+        "finished_at_s",
+        "first_token_at_s",
+        "inter_token_counts",
+        "inter_token_sum_s",
+        "last_token_at_s",
+        "num_tokens",
+        "scheduled_at_s",
+        "submitted_at_s",
+    )
+
+    def __init__(self, submitted_at_s: float) -> None:
+        """Start the clock."""
+        self.submitted_at_s = submitted_at_s
+        self.scheduled_at_s: float | None = None
+        self.first_token_at_s: float | None = None
+        self.last_token_at_s: float | None = None
+        self.finished_at_s: float | None = None
+        self.num_tokens = 0
+        self.inter_token_sum_s = 0.0
+        self.inter_token_counts = [0] * (len(ITL_BUCKETS_S) + 1)
+
+    def note_tokens(self, count: int, now_s: float) -> None:
+        """Count tokens that became visible together; the later ones have no gap."""
+        self.num_tokens += count
+        if self.last_token_at_s is None:
+            self.first_token_at_s = now_s
+        else:
+            self._note_gap(now_s - self.last_token_at_s)
+        self.inter_token_counts[0] += count - 1
+        self.last_token_at_s = now_s
+
+    def _note_gap(self, gap_s: float) -> None:
+        self.inter_token_sum_s += gap_s
+        self.inter_token_counts[bisect_left(ITL_BUCKETS_S, gap_s)] += 1
+
+
+class StreamFeed:
+    """The inference thread's end of a stream; what waits in the queue and sits in the engine.
+
+    Args:
+        request: The request to answer.
+        ring: Where its tokens go.
+        parker: Where its consumer waits.
+        statistics: Shared with the consumer's end.
+    """
+
+    __slots__ = ("error", "parker", "request", "ring", "statistics")
+
+    def __init__(
+        self,
+        request: InferenceRequest,
+        ring: TokenRing,
+        parker: Parker,
+        statistics: StreamStatistics,
+    ) -> None:
+        """Join the parts."""
+        self.request = request
+        self.ring = ring
+        self.parker = parker
+        self.statistics = statistics
+        self.error: ServeError | None = None
+
+    def end(self, reason: FinishReason, error: ServeError | None = None) -> None:
+        """End the stream; only the first end counts. The caller wakes the consumer.
+
+        The error is written before the state that publishes it.
+        """
+        if error is not None and self.ring.state == ring_states.OPEN:
+            self.error = error
+        self.ring.finish(RING_STATES[reason])
+
+
+class TokenStream:
+    """The tokens of one request, in order, as they are generated.
+
+    Iterate it for StreamTokens, or `read` all that are ready at once. One consumer at a
+    time; under gevent it must live in the hub that opened it. Closing, leaving the
+    `with` block and dropping the last reference cancel what is not finished.
+
+    Args:
+        request: The request it answers.
+        ring: Its ring.
+        detokenizer: Turns its ids into text.
+        admission: The queue it waits in.
+    """
+
+    def __init__(
+        self,
+        request: InferenceRequest,
+        *,
+        ring: TokenRing,
+        detokenizer: Detokenizer,
+        admission: Admission,
+    ) -> None:
+        """Open the stream; its feed is not queued yet."""
+        self.request = request
+        self.statistics = StreamStatistics(time.monotonic())
+        self.finish_reason: FinishReason | None = None
+        self.error: ServeError | None = None
+        self.queue_handle: int | None = None
+        self._ring = ring
+        self._parker = new_parker()
+        self.feed = StreamFeed(request, ring, self._parker, self.statistics)
+        self._detokenizer = detokenizer
+        self._stops = StopMatcher(request.sampling.stop)
+        self._admission = admission
+        self._unended: list[StreamToken] = []
+        self._end_callbacks: list[Callable[[TokenStream], None]] = []
+
+    def __enter__(self) -> Self:
+        """Use the stream as a context manager: leaving it cancels what is unfinished."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close."""
+        self.close()
+
+    def __iter__(self) -> Iterator[StreamToken]:
+        """Iterate the tokens.
+
+        Raises:
+            ServeError: The stream ended by an error, its deadline or a cancellation.
+        """
+        while not self.ended:
+            yield from self.read()
+        self.raise_for_error()
+
+    def __del__(self) -> None:
+        """Cancel when forgotten: cleanup may not depend on close()."""
+        if getattr(self, "_admission", None) is not None and not self.ended:
+            self._ask_to_end(FinishReason.CANCELLED)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last token has been read, or the stream was closed."""
+        return self.finish_reason is not None
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far; those after a stop string do not count."""
+        return Usage(
+            prompt_tokens=len(self.request.prompt_token_ids),
+            completion_tokens=self.statistics.num_tokens,
+        )
+
+    def add_end_callback(self, callback: Callable[[TokenStream], None]) -> None:
+        """Have `callback` called once when the stream has ended, in the consumer."""
+        self._end_callbacks.append(callback)
+
+    def raise_for_error(self) -> None:
+        """Raise what ended the stream, if that was neither stop nor length.
+
+        Raises:
+            ServeError: An engine failure, a passed deadline or a cancellation.
+        """
+        if self.error is not None:
+            raise self.error
+
+    def read(self, timeout_s: float | None = None) -> list[StreamToken]:
+        """Wait for tokens and return all that are ready.
+
+        Args:
+            timeout_s: Longest wait; None has no limit.
+
+        Returns:
+            At least one token, or an empty list when the timeout passed or the stream
+            ended without another token: look at `ended`.
+        """
+        give_up_at_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.ended:
+            if self._ring.cancel_state == ring_states.CANCELLED:
+                self._finish(FinishReason.CANCELLED)
+                return []
+            tokens = self._read_ready()
+            if tokens or self.ended:
+                return tokens
+            now_s = time.monotonic()
+            if self._expire(now_s) or (give_up_at_s is not None and now_s >= give_up_at_s):
+                return []
+            self._parker.park(self._patience_s(now_s, give_up_at_s))
+        return []
+
+    def close(self) -> None:
+        """End the stream; what is not finished is cancelled. May be called again."""
+        if not self.ended:
+            self._ask_to_end(FinishReason.CANCELLED)
+            self._finish(FinishReason.CANCELLED)
+
+    def cancel(self) -> None:
+        """Have the stream end as cancelled at the reader's next look, and wake the reader.
+
+        Unlike close(), any thread and any callback of the hub may call it.
+        """
+        self._ask_to_end(FinishReason.CANCELLED)
+        self._parker.waker.add(self._parker)
+        self._parker.waker.flush()
+
+    def _read_ready(self) -> list[StreamToken]:
+        state = self._ring.state  # before the pop: a terminal state then covers all records
+        records = self._ring.pop()
+        if records and self._ring.take_stalled():
+            self._admission.kick()
+        tokens, cut = self._to_tokens(records)
+        if cut:
+            self._ask_to_end(FinishReason.STOP)
+            return self._last_tokens(tokens, FinishReason.STOP)
+        if state != ring_states.OPEN:
+            return self._last_tokens(tokens, _REASONS_BY_STATE[state])
+        if records and records[-1][3] & FLAG_LAST:
+            # The engine has yet to publish why it ended; these go out with the reason.
+            self._unended = tokens
+            return []
+        return tokens
+
+    def _to_tokens(
+        self, records: list[tuple[int, int, float, int]]
+    ) -> tuple[list[StreamToken], bool]:
+        """Decode records up to a stop string; True if one was found."""
+        tokens: list[StreamToken] = []
+        cut = False
+        for token_id, index, _, flags in records:
+            text = "" if flags & FLAG_NO_TEXT else self._detokenizer.add(token_id)
+            result = self._stops.feed(text)
+            tokens.append(StreamToken(token_id=token_id, text=result.text, index=index))
+            if result.matched is not None:
+                cut = True
+                break
+        if tokens:
+            self.statistics.note_tokens(len(tokens), time.monotonic())
+        return tokens, cut
+
+    def _last_tokens(self, tokens: list[StreamToken], reason: FinishReason) -> list[StreamToken]:
+        """End the stream; its last token carries the reason and any text held back."""
+        tokens = self._unended + tokens
+        if tokens:
+            last = tokens[-1]
+            tokens[-1] = replace(last, text=last.text + self._held_text(), finish_reason=reason)
+        self._finish(reason)
+        return tokens
+
+    def _held_text(self) -> str:
+        """What was kept for a continuation; nothing after a stop string."""
+        return self._stops.feed(self._detokenizer.finish()).text + self._stops.finish()
+
+    def _expire(self, now_s: float) -> bool:
+        deadline_at_s = self.request.deadline_at_s
+        if deadline_at_s is None or now_s < deadline_at_s:
+            return False
+        self._ask_to_end(FinishReason.DEADLINE)
+        self._finish(FinishReason.DEADLINE)
+        return True
+
+    def _patience_s(self, now_s: float, give_up_at_s: float | None) -> float | None:
+        instants = [t for t in (give_up_at_s, self.request.deadline_at_s) if t is not None]
+        return min(instants) - now_s if instants else None
+
+    def _ask_to_end(self, reason: FinishReason) -> None:
+        """Leave the queue, or ask the engine for the seat back."""
+        self._ring.request_cancel(RING_STATES[reason])
+        if self.queue_handle is None or not self._admission.remove(self.queue_handle):
+            self._admission.kick()
+
+    def _finish(self, reason: FinishReason) -> None:
+        self.finish_reason = reason
+        self.error = self.feed.error or _default_error(reason)
+        self.statistics.finished_at_s = time.monotonic()
+        callbacks, self._end_callbacks = self._end_callbacks, []
+        for callback in callbacks:
+            callback(self)
+
+
+def _default_error(reason: FinishReason) -> ServeError | None:
+    match reason:
+        case FinishReason.STOP | FinishReason.LENGTH:
+            return None
+        case FinishReason.CANCELLED:
+            return RequestCancelledError("The request was cancelled.")
+        case FinishReason.DEADLINE:
+            return DeadlineExceededError("The request's deadline passed before it finished.")
+        case FinishReason.ERROR:
+            return EngineError("The model failed on this request.")
+
+
+class StreamManager:
+    """The open streams of a process, so that they can be counted and closed.
+
+    Holds them weakly: being listed keeps no forgotten stream alive. Any thread may call.
+    """
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        """Open streams."""
+        with self._lock:
+            return len(self._streams)
+
+    def add(self, stream: TokenStream) -> None:
+        """List a stream until it ends."""
+        with self._lock:
+            self._streams.add(stream)
+        stream.add_end_callback(self._discard)
+
+    def cancel_all(self) -> None:
+        """Close every open stream and wake its reader."""
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            stream.cancel()
+
+    def _discard(self, stream: TokenStream) -> None:
+        with self._lock:
+            self._streams.discard(stream)

@@ -1,0 +1,211 @@
+"""The one loop that joins queue, engine and streams.
+
+    load -> [ admit -> step -> deliver ] ... -> give everything back
+
+It runs on a native thread, alone with its engine. While it serves it takes no
+lock that a greenlet can hold: it does not log, wait on Python's locks, or touch
+sockets or files. What it has to say goes into a bounded list of notices that the
+hub logs; what the hub wants of it arrives through the queue's kick and the
+rings' flags.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from realtime_serve.batch import BatchScheduler
+from realtime_serve.engine.interface import Engine, EngineStats, Finished
+from realtime_serve.errors import EngineError, ModelLoadError, NotReadyError, ServeError
+from realtime_serve.native import NativeThread, Parker
+from realtime_serve.stream import StreamFeed
+from realtime_serve.types import FinishReason
+
+Notify: TypeAlias = Callable[[str], None]
+"""Takes a sentence for a person; safe on the inference thread, which may not log."""
+
+EngineLoader: TypeAlias = Callable[[Notify], Engine]
+
+MAX_NOTICES = 256
+"""Bounds what an inference thread can tell a hub that is not listening."""
+
+
+class WorkerState(enum.Enum):
+    """Life of an inference thread."""
+
+    LOADING = "loading"
+    READY = "ready"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class InferenceThread:
+    """The native thread that owns one engine.
+
+    Every public method may be called by any other thread; none of them touches the
+    engine.
+
+    Args:
+        name: Shown by the operating system.
+        load: Builds the engine; runs on the new thread.
+        batch: The queue it drains.
+    """
+
+    def __init__(self, name: str, load: EngineLoader, batch: BatchScheduler) -> None:
+        """Prepare; nothing runs before start()."""
+        self.state = WorkerState.LOADING
+        self.failure: ServeError | None = None
+        self.stats: EngineStats | None = None
+        self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
+        self.stepped_at_s = time.monotonic()
+        self._load: EngineLoader | None = load
+        self._batch = batch
+        self._seated: dict[str, StreamFeed] = {}
+        self._stopping = False
+        self._watchers: deque[Parker] = deque()
+        self._thread = NativeThread(self._run, name)
+
+    def start(self) -> None:
+        """Start loading."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the thread to end; unfinished streams end as cancelled. Does not wait."""
+        self._stopping = True
+        self._end_all(self._batch.close(), _shutting_down())
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for the thread's end without the GIL.
+
+        Args:
+            timeout_s: Longest wait; None has no limit.
+
+        Returns:
+            Whether it has ended.
+        """
+        return self._thread.join(timeout_s)
+
+    def wait_loaded(self, parker: Parker, timeout_s: float | None = None) -> bool:
+        """Wait until the thread is no longer loading.
+
+        Args:
+            parker: The caller's own.
+            timeout_s: Longest wait; None has no limit.
+
+        Returns:
+            False if the timeout passed first.
+        """
+        give_up_at_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._watchers.append(parker)
+        while self.state is WorkerState.LOADING:
+            remaining_s = None if give_up_at_s is None else give_up_at_s - time.monotonic()
+            if remaining_s is not None and remaining_s <= 0:
+                self._watchers.remove(parker)
+                return False
+            parker.park(remaining_s)
+        return True
+
+    # --- on the inference thread ----------------------------------------------
+
+    def _run(self) -> None:
+        assert self._load is not None
+        try:
+            engine = self._load(self.notices.append)
+        except Exception as error:
+            self._fail(error, "The model could not be loaded")
+            return
+        finally:
+            self._load = None  # it holds the opened files
+        self.stats = engine.stats()
+        self._enter(WorkerState.READY)
+        try:
+            self._serve(engine)
+        except Exception as error:
+            self._fail(error, "The engine stopped")
+        else:
+            self._end_all(self._seated.values(), _shutting_down())
+            self._enter(WorkerState.STOPPED)
+        finally:
+            engine.close()
+
+    def _serve(self, engine: Engine) -> None:
+        stalled = False
+        while not self._stopping:
+            self._admit(engine, may_wait=stalled or engine.num_sequences == 0)
+            if engine.num_sequences > 0 and not self._stopping:
+                stalled = self._step(engine)
+
+    def _admit(self, engine: Engine, *, may_wait: bool) -> None:
+        """Seat the best waiting requests; with nothing to compute, wait for one or a kick."""
+        for feed in self._batch.take(engine.free_slots, None if may_wait else 0.0):
+            try:
+                engine.add(feed.request, feed.ring)
+            except ServeError as error:
+                self._end_all([feed], error)
+            else:
+                self._seated[feed.request.request_id] = feed
+
+    def _step(self, engine: Engine) -> bool:
+        """Run one step and deliver it; True if no sequence could move."""
+        start_s = time.monotonic()
+        output = engine.step(start_s)
+        self.stepped_at_s = time.monotonic()
+        for request_id in output.started:
+            self._seated[request_id].statistics.scheduled_at_s = start_s
+        touched = {request_id: self._seated[request_id] for request_id in output.updated}
+        for finished in output.finished:
+            touched[finished.request_id] = self._finish(finished)
+        self.stats = engine.stats()
+        _wake(touched.values())
+        return output.stalled
+
+    def _finish(self, finished: Finished) -> StreamFeed:
+        feed = self._seated.pop(finished.request_id)
+        feed.end(finished.reason, finished.error)
+        if finished.error is not None and finished.error.__cause__ is not None:
+            cause = finished.error.__cause__
+            self.notices.append(f"a request failed: {type(cause).__name__}: {cause}")
+        self._batch.note_finished()
+        return feed
+
+    def _fail(self, error: Exception, what: str) -> None:
+        """End for good: refuse new requests and end every stream with the reason."""
+        if isinstance(error, ServeError):
+            self.failure = error
+        else:
+            kind = ModelLoadError if self.state is WorkerState.LOADING else EngineError
+            self.failure = kind(f"{what}: {type(error).__name__}: {error}")
+        self.notices.append(self.failure.message)
+        self._enter(WorkerState.FAILED)
+        self._end_all([*self._batch.close(), *self._seated.values()], self.failure)
+
+    def _end_all(self, feeds: Iterable[StreamFeed], error: ServeError) -> None:
+        feeds = list(feeds)
+        for feed in feeds:
+            feed.end(FinishReason.ERROR, error)
+        _wake(feeds)
+
+    def _enter(self, state: WorkerState) -> None:
+        """Publish a state; those who wait for it look again."""
+        self.state = state
+        while self._watchers:  # appending and popping are atomic: no lock to wait for
+            parker = self._watchers.popleft()
+            parker.waker.add(parker)
+            parker.waker.flush()
+
+
+def _wake(feeds: Iterable[StreamFeed]) -> None:
+    """Wake the streams' consumers, with one wake-up a waker."""
+    wakers = set()
+    for feed in feeds:
+        feed.parker.waker.add(feed.parker)
+        wakers.add(feed.parker.waker)
+    for waker in wakers:
+        waker.flush()
+
+
+def _shutting_down() -> NotReadyError:
+    return NotReadyError("The server is shutting down. Retry on another one.")

@@ -1,0 +1,56 @@
+"""Servers of scripted networks: the real queue, engine, streams and API around a stub."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from torch import Tensor
+
+from realtime_serve import InferenceServer, ModelConfig, ServerConfig
+from realtime_serve.nn.interface import ForwardBatch
+from serve_model import Alphabet, byte_level_text
+
+TEXT = byte_level_text()
+
+
+class EndlessAlphabet(Alphabet):
+    """After z comes a again, and the context is long: a stream that lasts."""
+
+    max_model_len = 100_000
+
+    def __init__(self) -> None:
+        super().__init__(TEXT)
+        a, z = TEXT.tokenizer.encode("az")
+        self._next[z] = a
+
+
+class GatedAlphabet(EndlessAlphabet):
+    """Calls `before_step` on the inference thread before each step."""
+
+    def __init__(self, before_step: Callable[[ForwardBatch], None]) -> None:
+        super().__init__()
+        self._before_step = before_step
+
+    def forward(self, batch: ForwardBatch, kv_cache: object) -> Tensor:
+        self._before_step(batch)
+        return super().forward(batch, kv_cache)
+
+
+def serve(network: Callable[[], Alphabet], config: ServerConfig | None = None) -> InferenceServer:
+    """A server with one ready model, "alphabet"; the caller shuts it down."""
+    server = InferenceServer(config)
+    server.register_model(ModelConfig(name="alphabet"), network=network, text=TEXT)
+    return server
+
+
+def alphabet_server(config: ServerConfig | None = None) -> InferenceServer:
+    """A server whose model continues the alphabet and ends after z."""
+    return serve(lambda: Alphabet(TEXT), config)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait until another thread has made `holds()` true; a hang is the suite's time limit."""
+    pause = threading.Event()
+    while not holds():
+        pause.wait(0.001)

@@ -1,0 +1,346 @@
+"""InferenceServer from Python: models in, streams out, threads that end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from realtime_serve import (
+    FinishReason,
+    InferenceServer,
+    ModelConfig,
+    ModelState,
+    RequestPriority,
+    SamplingParams,
+    ServerConfig,
+    TokenStream,
+)
+from realtime_serve.errors import (
+    ConfigError,
+    ContextLengthExceededError,
+    DeadlineExceededError,
+    EngineError,
+    InvalidRequestError,
+    ModelLoadError,
+    ModelNotFoundError,
+    NotReadyError,
+    OverloadedError,
+    RequestCancelledError,
+)
+from realtime_serve.native import Lock
+from realtime_serve.nn.interface import ForwardBatch
+from serve_model import Alphabet
+from support.scripted_servers import (
+    TEXT,
+    EndlessAlphabet,
+    GatedAlphabet,
+    alphabet_server,
+    serve,
+    wait_until,
+)
+
+GREEDY = SamplingParams(temperature=0)
+
+
+@pytest.fixture
+def server() -> Iterator[InferenceServer]:
+    with alphabet_server() as server:
+        yield server
+
+
+@pytest.fixture
+def endless() -> Iterator[InferenceServer]:
+    with serve(EndlessAlphabet) as server:
+        yield server
+
+
+def text_of(stream: TokenStream) -> str:
+    return "".join(token.text for token in stream)
+
+
+# --- generating ---------------------------------------------------------------
+
+
+def test_tokens_are_iterated_in_order(server: InferenceServer) -> None:
+    stream = server.generate("uv", sampling=GREEDY)
+    assert text_of(stream) == "wxyz"
+    assert stream.finish_reason is FinishReason.STOP
+    assert (stream.usage.prompt_tokens, stream.usage.completion_tokens) == (2, 5)
+
+
+def test_a_whole_answer_joins_the_same_tokens(server: InferenceServer) -> None:
+    answer = server.complete("uv", sampling=SamplingParams(temperature=0, max_tokens=3))
+    assert answer.text == "wxy"
+    assert answer.finish_reason is FinishReason.LENGTH
+    assert len(answer.token_ids) == answer.usage.completion_tokens == 3
+
+
+def test_many_streams_at_once_do_not_mix(server: InferenceServer) -> None:
+    letters = "abcdefghijklmnopqrstuvwxy"
+    streams = [server.generate(letter, sampling=GREEDY) for letter in letters]
+    for letter, stream in zip(letters, streams, strict=True):
+        assert text_of(stream) == "abcdefghijklmnopqrstuvwxyz".split(letter)[1]
+
+
+def test_streams_read_by_several_threads_do_not_mix(server: InferenceServer) -> None:
+    seen: dict[str, str] = {}
+
+    def read(letter: str) -> None:
+        seen[letter] = text_of(server.generate(letter, sampling=GREEDY))
+
+    threads = [threading.Thread(target=read, args=(letter,)) for letter in "aeimquy"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {letter: text[0] for letter, text in seen.items()} == dict(
+        zip("aeimquy", "bfjnrvz", strict=True)
+    )
+
+
+def test_breaking_out_of_the_loop_frees_the_seat(endless: InferenceServer) -> None:
+    for token in endless.generate("a", sampling=GREEDY):
+        if token.text == "m":
+            break
+    wait_until(lambda: endless.health().running == 0)
+
+
+def test_closing_a_stream_frees_the_seat(endless: InferenceServer) -> None:
+    with endless.generate("a", sampling=GREEDY) as stream:
+        stream.read()
+    assert stream.finish_reason is FinishReason.CANCELLED
+    wait_until(lambda: endless.health().running == 0)
+
+
+def test_a_stop_string_frees_the_seat(endless: InferenceServer) -> None:
+    stream = endless.generate("a", sampling=SamplingParams(temperature=0, stop=("hij",)))
+    assert text_of(stream) == "bcdefg"
+    wait_until(lambda: endless.health().running == 0)
+
+
+def test_a_deadline_ends_a_running_stream(endless: InferenceServer) -> None:
+    with pytest.raises(DeadlineExceededError):
+        text_of(endless.generate("a", sampling=GREEDY, timeout_s=0.05))
+    wait_until(lambda: endless.health().running == 0)
+
+
+def test_a_reader_that_pauses_loses_nothing_and_holds_up_nobody() -> None:
+    with serve(EndlessAlphabet, ServerConfig(ring_capacity=4)) as server:
+        slow = server.generate("a", sampling=SamplingParams(temperature=0, max_tokens=52))
+        quick = server.generate("a", sampling=SamplingParams(temperature=0, max_tokens=500))
+        assert len(text_of(quick)) == 500
+        assert text_of(slow) == "bcdefghijklmnopqrstuvwxyza" * 2
+
+
+# --- refusals -----------------------------------------------------------------
+
+
+def test_an_unknown_model_is_refused(server: InferenceServer) -> None:
+    with pytest.raises(ModelNotFoundError, match="alphabet"):
+        server.generate("a", model="other")
+
+
+def test_a_prompt_that_cannot_fit_is_refused_with_both_numbers(server: InferenceServer) -> None:
+    with pytest.raises(ContextLengthExceededError, match=r"64.*64"):
+        server.generate("a" * 64)
+    assert text_of(server.generate("y" * 63, sampling=GREEDY)) == "z"
+
+
+def test_chat_without_a_template_is_refused(server: InferenceServer) -> None:
+    with pytest.raises(InvalidRequestError, match="chat template"):
+        server.generate([{"role": "user", "content": "a"}])
+
+
+def test_a_second_model_of_the_same_name_is_refused(server: InferenceServer) -> None:
+    with pytest.raises(InvalidRequestError, match="alphabet"):
+        server.register_model(
+            ModelConfig(name="alphabet"), network=lambda: Alphabet(TEXT), text=TEXT
+        )
+
+
+def test_a_network_without_text_is_refused() -> None:
+    with InferenceServer() as server, pytest.raises(ConfigError):
+        server.register_model(ModelConfig(name="x"), network=lambda: Alphabet(TEXT))
+
+
+class Gate:
+    """Lets the inference thread step only while it is open; made of a native lock."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.steps: list[list[int]] = []
+
+    def __call__(self, batch: ForwardBatch) -> None:
+        self.steps.append(batch.token_ids.tolist())
+        with self._lock:
+            pass
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._lock.__exit__(*exc_info)
+
+
+ONE_SEAT = ServerConfig(max_num_seqs=1, max_batch_tokens=16, max_queue_depth=3)
+ONE_TOKEN = SamplingParams(temperature=0, max_tokens=1)
+
+
+def test_a_full_queue_refuses_and_the_waiting_ones_are_served() -> None:
+    gate = Gate()
+    with serve(lambda: GatedAlphabet(gate), ONE_SEAT) as server:
+        with gate:
+            streams = [server.generate("a", sampling=ONE_TOKEN)]
+            wait_until(lambda: server.health().waiting == 0)
+            streams += [server.generate(letter, sampling=ONE_TOKEN) for letter in "bcd"]
+            with pytest.raises(OverloadedError) as caught:
+                server.generate("e", sampling=ONE_TOKEN)
+            assert caught.value.retry_after_s is not None
+        assert [text_of(stream) for stream in streams] == ["b", "c", "d", "e"]
+
+
+def test_a_late_high_request_overtakes_everything_that_waits() -> None:
+    gate = Gate()
+    with serve(lambda: GatedAlphabet(gate), ONE_SEAT) as server:
+        with gate:
+            streams = [server.generate("a", sampling=ONE_TOKEN)]
+            wait_until(lambda: len(gate.steps) == 1)
+            for letter, priority in [("l", "LOW"), ("n", "NORMAL"), ("h", "HIGH")]:
+                streams.append(
+                    server.generate(letter, sampling=ONE_TOKEN, priority=RequestPriority[priority])
+                )
+        for stream in streams:
+            text_of(stream)
+    assert [step for (step,) in gate.steps] == TEXT.tokenizer.encode("ahnl")
+
+
+def test_a_cancelled_request_that_waits_is_never_computed() -> None:
+    gate = Gate()
+    with serve(lambda: GatedAlphabet(gate), ONE_SEAT) as server:
+        with gate:
+            first = server.generate("a", sampling=ONE_TOKEN)
+            wait_until(lambda: len(gate.steps) == 1)
+            server.generate("b", sampling=ONE_TOKEN).close()
+            with pytest.raises(DeadlineExceededError):
+                text_of(server.generate("c", sampling=ONE_TOKEN, timeout_s=0.01))
+            assert server.health().waiting == 0
+        assert text_of(first) == "b"
+        assert text_of(server.generate("d", sampling=ONE_TOKEN)) == "e"
+    assert [step for (step,) in gate.steps] == TEXT.tokenizer.encode("ad")
+
+
+# --- failures -----------------------------------------------------------------
+
+
+class Fragile(EndlessAlphabet):
+    """Fails whenever the letter q is computed."""
+
+    def forward(self, batch: ForwardBatch, kv_cache: object) -> Tensor:
+        if TEXT.tokenizer.encode("q")[0] in batch.token_ids.tolist():
+            raise RuntimeError("q is too much")
+        return super().forward(batch, kv_cache)
+
+
+def test_a_failing_request_fails_alone() -> None:
+    with serve(Fragile) as server:
+        well = server.generate("a", sampling=SamplingParams(temperature=0, max_tokens=14))
+        ill = server.generate("n", sampling=GREEDY)
+        with pytest.raises(EngineError):
+            text_of(ill)
+        assert text_of(well) == "bcdefghijklmno"
+        assert text_of(server.generate("a", sampling=ONE_TOKEN)) == "b"
+
+
+def test_a_network_that_cannot_be_built_fails_its_model_only() -> None:
+    def explode() -> Alphabet:
+        raise OSError("no such weights")
+
+    with alphabet_server() as server:
+        with pytest.raises(ModelLoadError, match="no such weights"):
+            server.register_model(ModelConfig(name="broken"), network=explode, text=TEXT)
+        assert server.health().models["broken"] is ModelState.FAILED
+        assert text_of(server.generate("x", model="alphabet", sampling=GREEDY)) == "yz"
+
+
+def test_a_missing_file_is_a_load_error(tmp_path: Path) -> None:
+    with InferenceServer() as server, pytest.raises(ModelLoadError, match="absent"):
+        server.register_model(ModelConfig(path=str(tmp_path / "absent.gguf")))
+
+
+# --- life ---------------------------------------------------------------------
+
+
+def test_health_counts_what_runs_and_what_waits() -> None:
+    gate = Gate()
+    with serve(lambda: GatedAlphabet(gate), ONE_SEAT) as server:
+        assert server.health().ready
+        with gate:
+            streams = [server.generate("a", sampling=ONE_TOKEN) for _ in range(3)]
+            wait_until(lambda: server.health().waiting == 2)
+            assert server.health().open_streams == 3
+        for stream in streams:
+            text_of(stream)
+        wait_until(lambda: server.health().running == 0)
+        assert server.health().open_streams == 0
+
+
+def test_a_draining_server_finishes_what_it_has(server: InferenceServer) -> None:
+    stream = server.generate("w", sampling=GREEDY)
+    server.drain()
+    assert not server.health().ready
+    with pytest.raises(NotReadyError):
+        server.generate("a")
+    assert text_of(stream) == "xyz"
+
+
+def test_shutdown_ends_open_streams_with_the_reason() -> None:
+    server = serve(EndlessAlphabet)
+    stream = server.generate("a", sampling=GREEDY)
+    stream.read()
+    server.shutdown()
+    server.shutdown()
+    with pytest.raises((NotReadyError, RequestCancelledError)):
+        text_of(stream)
+    with pytest.raises(NotReadyError):
+        server.generate("a")
+
+
+SCRIPTS = {
+    "ends while generating": """
+stream = server.generate("a")
+stream.read()
+""",
+    "raises while generating": """
+stream = server.generate("a")
+stream.read()
+raise SystemExit(7)
+""",
+    "never shut down": """
+""",
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_program_that_forgets_to_shut_down_exits_cleanly(name: str) -> None:
+    """The thread is joined before the interpreter goes, in the middle of steps too."""
+    code = "from support.scripted_servers import EndlessAlphabet, serve\n"
+    code += "server = serve(EndlessAlphabet)\n" + SCRIPTS[name]
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(tests), str(tests.parent / "examples")])
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == (7 if "raise" in SCRIPTS[name] else 0), result.stderr
+    assert result.stderr == ""

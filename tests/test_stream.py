@@ -1,0 +1,317 @@
+"""The consumer's end of a stream, driven through a real ring by hand."""
+
+import gc
+import time
+import weakref
+from collections.abc import Callable
+
+import pytest
+
+from realtime_serve import _token_ring as ring_states
+from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
+from realtime_serve.errors import DeadlineExceededError, EngineError, RequestCancelledError
+from realtime_serve.native import NativeThread
+from realtime_serve.stream import StreamManager, TokenStream
+from realtime_serve.types import FinishReason, InferenceRequest, SamplingParams
+
+LONG_S = 60.0
+
+
+class Letters:
+    """Token id = code point; id 0 is the first half of the two-token character 'é'."""
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def add(self, token_id: int) -> str:
+        text, self._half = (self._half + chr(token_id), "") if token_id else ("", "\ufffd")
+        return "é" if text == "\ufffdé" else text
+
+    def finish(self) -> str:
+        return self._half
+
+
+class Queue:
+    """What a stream asks of the queue, noted down."""
+
+    def __init__(self) -> None:
+        self.waiting = {7}
+        self.kicks = 0
+
+    def remove(self, handle: int) -> bool:
+        found = handle in self.waiting
+        self.waiting.discard(handle)
+        return found
+
+    def kick(self) -> None:
+        self.kicks += 1
+
+
+def open_stream(
+    *, stop: tuple[str, ...] = (), deadline_at_s: float | None = None, capacity: int = 16
+) -> tuple[TokenStream, TokenRing, Queue]:
+    request = InferenceRequest(
+        request_id="r",
+        model="m",
+        prompt_token_ids=(1, 2, 3),
+        sampling=SamplingParams(stop=stop),
+        deadline_at_s=deadline_at_s,
+    )
+    ring, queue = TokenRing(capacity), Queue()
+    stream = TokenStream(request, ring=ring, detokenizer=Letters(), admission=queue)
+    return stream, ring, queue
+
+
+def push(ring: TokenRing, text: str, *, last: bool = False) -> None:
+    for position, char in enumerate(text):
+        flags = FLAG_LAST if last and position == len(text) - 1 else 0
+        assert ring.push(ord(char), flags=flags)
+
+
+def on_native_thread(produce: Callable[[], None]) -> NativeThread:
+    thread = NativeThread(produce, "producer")
+    thread.start()
+    return thread
+
+
+def test_ready_tokens_are_read_at_once_and_in_order() -> None:
+    stream, ring, _ = open_stream()
+    push(ring, "abc")
+    assert [token.text for token in stream.read()] == ["a", "b", "c"]
+    assert not stream.ended
+
+
+def test_the_last_token_carries_the_reason() -> None:
+    stream, ring, _ = open_stream()
+    push(ring, "ab", last=True)
+    ring.finish(ring_states.LENGTH)
+    tokens = list(stream)
+    assert [token.finish_reason for token in tokens] == [None, FinishReason.LENGTH]
+    assert stream.finish_reason is FinishReason.LENGTH
+
+
+def test_a_last_token_seen_before_its_reason_waits_for_it() -> None:
+    stream, ring, _ = open_stream()
+    push(ring, "ab", last=True)
+    assert stream.read(timeout_s=0.0) == []
+    ring.finish(ring_states.STOP)
+    tokens = stream.read()
+    assert [(t.text, t.finish_reason) for t in tokens] == [("a", None), ("b", FinishReason.STOP)]
+
+
+def test_a_stop_token_counts_but_has_no_text() -> None:
+    stream, ring, _ = open_stream()
+    push(ring, "a")
+    ring.push(50, flags=FLAG_NO_TEXT | FLAG_LAST)
+    ring.finish(ring_states.STOP)
+    assert [token.text for token in stream] == ["a", ""]
+    assert stream.usage.completion_tokens == 2
+
+
+def test_a_full_ring_loses_neither_tokens_nor_the_end() -> None:
+    stream, ring, _ = open_stream(capacity=4)
+    push(ring, "abcd")
+    ring.finish(ring_states.STOP)
+    assert "".join(token.text for token in stream) == "abcd"
+    assert stream.finish_reason is FinishReason.STOP
+
+
+def test_tokens_pushed_by_a_native_thread_wake_the_reader() -> None:
+    stream, ring, _ = open_stream()
+    waker = stream.feed.parker.waker
+
+    def produce() -> None:
+        for char in "hello":
+            push(ring, char)
+            waker.add(stream.feed.parker)
+            waker.flush()
+        stream.feed.end(FinishReason.STOP)
+        waker.add(stream.feed.parker)
+        waker.flush()
+
+    thread = on_native_thread(produce)
+    assert "".join(token.text for token in stream) == "hello"
+    assert thread.join(LONG_S)
+
+
+# --- stop strings and characters over several tokens --------------------------
+
+
+def test_a_stop_string_over_several_tokens_is_cut_and_ends_the_stream() -> None:
+    stream, ring, queue = open_stream(stop=("END",))
+    push(ring, "abENDcd")
+    tokens = stream.read()
+    assert "".join(token.text for token in tokens) == "ab"
+    assert stream.finish_reason is FinishReason.STOP
+    assert tokens[-1].finish_reason is FinishReason.STOP
+    assert ring.cancel_state == ring_states.STOP
+    assert queue.kicks == 1
+
+
+def test_tokens_past_a_stop_string_are_not_counted() -> None:
+    stream, ring, _ = open_stream(stop=("b",))
+    push(ring, "abcdef")
+    stream.read()
+    assert stream.usage.completion_tokens == 2
+
+
+def test_text_held_for_a_stop_string_that_never_came_is_delivered_at_the_end() -> None:
+    stream, ring, _ = open_stream(stop=("END",))
+    push(ring, "abEN", last=True)
+    assert stream.read(timeout_s=0.0) == []
+    ring.finish(ring_states.LENGTH)
+    assert "".join(token.text for token in stream.read()) == "abEN"
+
+
+def test_half_a_character_is_held_back_and_flushed_at_the_end() -> None:
+    stream, ring, _ = open_stream()
+    ring.push(0)
+    assert [token.text for token in stream.read()] == [""]
+    ring.push(0, flags=FLAG_LAST)
+    ring.finish(ring_states.LENGTH)
+    assert [token.text for token in stream.read()] == ["\ufffd"]
+
+
+# --- ends ---------------------------------------------------------------------
+
+
+def test_closing_a_seated_stream_asks_the_engine_to_drop_it() -> None:
+    stream, ring, queue = open_stream()
+    stream.close()
+    stream.close()
+    assert ring.cancel_state == ring_states.CANCELLED
+    assert queue.kicks == 1
+    assert stream.finish_reason is FinishReason.CANCELLED
+
+
+def test_closing_a_queued_stream_takes_it_out_of_the_queue() -> None:
+    stream, _, queue = open_stream()
+    stream.queue_handle = 7
+    stream.close()
+    assert queue.waiting == set()
+    assert queue.kicks == 0
+
+
+def test_leaving_the_with_block_closes() -> None:
+    stream, ring, _ = open_stream()
+    with stream:
+        push(ring, "a")
+    assert ring.cancel_state == ring_states.CANCELLED
+
+
+def test_a_forgotten_stream_is_cancelled() -> None:
+    stream, ring, _ = open_stream()
+    reference, feed = weakref.ref(stream), stream.feed
+    del stream
+    gc.collect()
+    assert reference() is None
+    assert ring.cancel_state == ring_states.CANCELLED
+    assert feed.ring is ring
+
+
+def test_a_finished_stream_is_not_cancelled_by_close() -> None:
+    stream, ring, _ = open_stream()
+    push(ring, "a", last=True)
+    ring.finish(ring_states.STOP)
+    list(stream)
+    stream.close()
+    assert ring.cancel_state == ring_states.OPEN
+    assert stream.finish_reason is FinishReason.STOP
+
+
+def test_cancel_from_elsewhere_ends_a_waiting_reader() -> None:
+    stream, _, _ = open_stream()
+    thread = on_native_thread(stream.cancel)
+    assert stream.read(LONG_S) == []
+    assert stream.finish_reason is FinishReason.CANCELLED
+    with pytest.raises(RequestCancelledError):
+        stream.raise_for_error()
+    assert thread.join(LONG_S)
+
+
+def test_a_passed_deadline_ends_the_stream_and_the_sequence() -> None:
+    stream, ring, _ = open_stream(deadline_at_s=time.monotonic() + 0.01)
+    with pytest.raises(DeadlineExceededError):
+        list(stream)
+    assert ring.cancel_state == ring_states.DEADLINE
+    assert stream.finish_reason is FinishReason.DEADLINE
+
+
+def test_an_engine_failure_is_raised_after_the_tokens_before_it() -> None:
+    stream, ring, _ = open_stream()
+    push(ring, "ab")
+    stream.feed.end(FinishReason.ERROR, EngineError("broken"))
+    assert [token.text for token in stream.read()] == ["a", "b"]
+    with pytest.raises(EngineError, match="broken"):
+        list(stream)
+
+
+def test_only_the_first_end_counts() -> None:
+    stream, _, _ = open_stream()
+    stream.feed.end(FinishReason.STOP)
+    stream.feed.end(FinishReason.ERROR, EngineError("too late"))
+    assert list(stream) == []
+    assert stream.finish_reason is FinishReason.STOP
+    assert stream.error is None
+
+
+def test_a_read_with_a_timeout_returns_empty_handed() -> None:
+    stream, _, _ = open_stream()
+    assert stream.read(timeout_s=0.01) == []
+    assert not stream.ended
+
+
+def test_making_room_in_a_stalled_ring_kicks_the_engine() -> None:
+    stream, ring, queue = open_stream(capacity=2)
+    push(ring, "ab")
+    assert ring.mark_stalled()
+    stream.read()
+    assert queue.kicks == 1
+
+
+def test_end_callbacks_run_once_with_the_final_counts() -> None:
+    stream, ring, _ = open_stream(stop=("b",))
+    calls: list[int] = []
+    stream.add_end_callback(lambda ended: calls.append(ended.usage.completion_tokens))
+    push(ring, "abc")
+    stream.read()
+    stream.close()
+    assert calls == [2]
+
+
+def test_statistics_count_every_gap() -> None:
+    stream, ring, _ = open_stream()
+    push(ring, "abc")
+    stream.read()
+    push(ring, "de", last=True)
+    ring.finish(ring_states.STOP)
+    stream.read()
+    assert stream.statistics.num_tokens == 5
+    assert sum(stream.statistics.inter_token_counts) == 4
+
+
+# --- the manager --------------------------------------------------------------
+
+
+def test_the_manager_counts_open_streams_only() -> None:
+    manager = StreamManager()
+    first, _, _ = open_stream()
+    second, _, _ = open_stream()
+    manager.add(first)
+    manager.add(second)
+    assert len(manager) == 2
+    first.close()
+    assert len(manager) == 1
+    del second
+    gc.collect()
+    assert len(manager) == 0
+
+
+def test_the_manager_cancels_all() -> None:
+    manager = StreamManager()
+    stream, ring, _ = open_stream()
+    manager.add(stream)
+    manager.cancel_all()
+    assert ring.cancel_state == ring_states.CANCELLED
+    assert stream.read() == []
+    assert stream.ended
