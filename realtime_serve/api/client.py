@@ -1,0 +1,103 @@
+"""The client at the other end: its socket, its deadline, and its tokens until it goes."""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from werkzeug.datastructures import Headers
+
+from realtime_serve.errors import InvalidRequestError
+from realtime_serve.native import DisconnectWatch
+from realtime_serve.stream import TokenStream
+from realtime_serve.types import StreamToken
+
+PYWSGI_SOCKET = "realtime_serve.socket"
+"""Where our handler for gevent's server puts the client's socket."""
+
+SOCKET_KEYS = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket", PYWSGI_SOCKET)
+"""Where WSGI servers show the client's socket."""
+
+PROBE_INTERVAL_S = 0.25
+"""Without a hub to watch the socket, a waiting thread looks this often whether its client
+is there; a look costs a few microseconds."""
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+SDK_TIMEOUT_HEADER = "X-Stainless-Read-Timeout"
+MAX_TIMEOUT_S = 24 * 3600.0
+
+
+def client_socket(environ: Mapping[str, Any]) -> socket.socket | None:
+    """The socket to the client, if the WSGI server shows it."""
+    return next((environ[key] for key in SOCKET_KEYS if key in environ), None)
+
+
+def deadline_at_s(headers: Headers, *, streamed: bool) -> float | None:
+    """When the client stops waiting.
+
+    Args:
+        headers: The request's. `X-Request-Timeout` counts for all requests; the openai
+            SDK's per-read timeout only where one read gets the whole answer.
+        streamed: Whether the answer is a stream.
+
+    Returns:
+        The instant on the monotonic clock, or None.
+
+    Raises:
+        InvalidRequestError: `X-Request-Timeout` is not a positive number of seconds.
+    """
+    given = headers.get(TIMEOUT_HEADER)
+    timeout_s = _seconds(given)
+    if given is not None and timeout_s is None:
+        raise InvalidRequestError(
+            f"{TIMEOUT_HEADER} must be a number of seconds between 0 and {MAX_TIMEOUT_S:g}.",
+            param=TIMEOUT_HEADER,
+        )
+    if timeout_s is None and not streamed:
+        timeout_s = _seconds(headers.get(SDK_TIMEOUT_HEADER))
+    return None if timeout_s is None else time.monotonic() + timeout_s
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        seconds = math.nan if text is None else float(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds <= MAX_TIMEOUT_S else None
+
+
+def read_while_connected(
+    stream: TokenStream, environ: Mapping[str, Any], idle_s: float
+) -> Iterator[list[StreamToken]]:
+    """Read a stream until it ends; cancel it as soon as its client has gone.
+
+    Args:
+        stream: What to read; closed at the end.
+        environ: The request's WSGI environment.
+        idle_s: An empty list is yielded after this long without a token.
+
+    Yields:
+        The tokens that are ready, all at once; never empty but for idleness.
+    """
+    watch = DisconnectWatch(client_socket(environ), stream.cancel)
+    silent_s = 0.0
+    wait_s = idle_s if watch.watched else min(idle_s, PROBE_INTERVAL_S)
+    try:
+        while not stream.ended:
+            tokens = stream.read(wait_s)
+            if tokens:
+                silent_s = 0.0
+                yield tokens
+            elif not stream.ended:
+                silent_s += wait_s
+                if silent_s >= idle_s:
+                    silent_s = 0.0
+                    yield []
+            if not watch.watched and watch.gone():
+                stream.cancel()
+    finally:
+        watch.close()
+        stream.close()

@@ -1,0 +1,61 @@
+"""Liveness, readiness and metrics, for orchestrators and dashboards.
+
+Liveness says that the process answers at all; readiness, that models are loaded.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from realtime_serve.api.hooks import answer_errors
+from realtime_serve.api.json_response import json_response
+from realtime_serve.middleware import MetricsCollector
+from realtime_serve.middleware.metrics import CONTENT_TYPE
+from realtime_serve.server import InferenceServer
+
+
+def health_blueprint(server: InferenceServer, metrics: MetricsCollector) -> Blueprint:
+    """Routes /health, /health/live, /health/ready and /metrics.
+
+    Args:
+        server: Whose health.
+        metrics: Whose figures.
+
+    Returns:
+        The blueprint.
+    """
+    blueprint = Blueprint("realtime_serve_health", __name__)
+    answer_errors(blueprint)
+
+    @blueprint.get("/health/live")
+    def live() -> Response:
+        return json_response({"status": "live"})
+
+    @blueprint.get("/health/ready")
+    def ready() -> Response:
+        is_ready = server.health().ready
+        return json_response(
+            {"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503
+        )
+
+    @blueprint.get("/health")
+    def health() -> Response:
+        return _report(server)
+
+    @blueprint.get("/metrics")
+    def scrape() -> Response:
+        return Response(metrics.render(), content_type=CONTENT_TYPE)
+
+    return blueprint
+
+
+def _report(server: InferenceServer) -> Response:
+    health = server.health()
+    report = {
+        "status": "ready" if health.ready else "not ready",
+        "models": {name: state.value for name, state in health.models.items()},
+        "open_streams": health.open_streams,
+        "running": health.running,
+        "waiting": health.waiting,
+    }
+    return json_response(report, 200 if health.ready else 503)

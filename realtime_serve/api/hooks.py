@@ -1,0 +1,158 @@
+"""Runs the middleware chain as Flask before and after hooks of a blueprint.
+
+The request's context travels in flask.g; a stream keeps it alive past Flask's own
+after_request, until the stream's end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import cast
+
+from flask import Blueprint, Flask, Response, g, request
+from werkzeug.exceptions import HTTPException
+
+from realtime_serve.api.envelope import error_envelope, error_headers
+from realtime_serve.api.json_response import json_response
+from realtime_serve.errors import (
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ServeError,
+)
+from realtime_serve.middleware import MiddlewareChain, RequestContext
+from realtime_serve.server import new_request_id
+from realtime_serve.stream import TokenStream
+
+logger = logging.getLogger("realtime_serve.api")
+
+_PRINTABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+"""A client's request id is echoed only if no log or header can be split by it."""
+
+_DIGEST_CHARS = 16
+"""64 bits of a key's digest tell clients apart and do not give the key away."""
+
+
+def current_context() -> RequestContext:
+    """The running request's context; made by the before hook of `run_chain`."""
+    return cast(RequestContext, g.realtime_serve_context)
+
+
+def run_chain(
+    blueprint: Blueprint, chain: MiddlewareChain, before_first: Callable[[], None]
+) -> None:
+    """Have `blueprint` run the chain around its requests, and answer errors in our envelope.
+
+    Args:
+        blueprint: Whose requests.
+        chain: Its middleware.
+        before_first: Called before every request; starts the server at the first.
+    """
+
+    def before_request() -> None:
+        g.realtime_serve_context = context = _new_context()
+        g.realtime_serve_chain = chain
+        before_first()
+        chain.before_request(context)
+
+    def after_request(response: Response) -> Response:
+        context = current_context()
+        context.status = response.status_code
+        chain.after_request(context)
+        response.headers.update(context.headers)
+        response.headers["x-request-id"] = context.request_id
+        return response
+
+    blueprint.before_request(before_request)
+    blueprint.after_request(after_request)
+    answer_errors(blueprint)
+
+
+def follow_stream(context: RequestContext, stream: TokenStream) -> None:
+    """Have the chain told when the stream of a request has ended."""
+    chain: MiddlewareChain = g.realtime_serve_chain
+    context.stream = stream
+
+    def on_end(ended: TokenStream) -> None:
+        if ended.error is not None:
+            chain.on_error(context, ended.error)
+        chain.on_stream_end(context, ended)
+
+    stream.add_end_callback(on_end)
+
+
+def answer_errors(scope: Blueprint | Flask) -> None:
+    """Answer every error that is raised in `scope` with our JSON envelope."""
+    scope.register_error_handler(ServeError, _answer_serve_error)
+    scope.register_error_handler(HTTPException, _answer_http_exception)
+    scope.register_error_handler(Exception, _answer_unexpected)
+
+
+def _new_context() -> RequestContext:
+    return RequestContext(
+        request_id=_request_id(),
+        client_id=_client_id(),
+        method=request.method,
+        route="" if request.url_rule is None else request.url_rule.rule,
+        started_at_s=time.monotonic(),
+    )
+
+
+def _request_id() -> str:
+    given = request.headers.get("X-Request-ID", "")
+    return given if _PRINTABLE_ID.fullmatch(given) else new_request_id()
+
+
+def _client_id() -> str:
+    key = request.headers.get("Authorization")
+    if key:
+        return "key:" + hashlib.sha256(key.encode("utf-8")).hexdigest()[:_DIGEST_CHARS]
+    return request.remote_addr or "unknown"
+
+
+def _answer_serve_error(error: ServeError) -> Response:
+    context: RequestContext | None = g.get("realtime_serve_context")
+    # A stream's own error was reported when the stream ended.
+    if context is not None and context.error is not error:
+        g.realtime_serve_chain.on_error(context, error)
+    response = json_response(error_envelope(error), error.status)
+    response.headers.update(error_headers(error))
+    return response
+
+
+def _answer_http_exception(error: HTTPException) -> Response:
+    if error.code is not None and error.code < 400:  # a redirect is an answer, not an error
+        return cast(Response, error.get_response())
+    response = _answer_serve_error(_as_serve_error(error))
+    for name, value in error.get_headers():
+        if name.lower() == "allow":
+            response.headers[name] = value
+    response.status_code = error.code or 500
+    return response
+
+
+def _as_serve_error(error: HTTPException) -> ServeError:
+    match error.code:
+        case 404:
+            return NotFoundError(f"There is no {request.method} {_short(request.path)}.")
+        case 405:
+            return MethodNotAllowedError(
+                f"{request.method} is not allowed here; see the Allow header."
+            )
+        case code if code is not None and code < 500:
+            return InvalidRequestError(error.description or error.name)
+        case _:
+            return ServeError("The server failed on this request.")
+
+
+def _answer_unexpected(error: Exception) -> Response:
+    logger.exception("A request failed unexpectedly")
+    return _answer_serve_error(ServeError("The server failed on this request."))
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= 100 else path[:100] + "..."

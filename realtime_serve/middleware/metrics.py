@@ -1,0 +1,212 @@
+"""Prometheus metrics under vLLM's names, so that its dashboards work unchanged.
+
+Counters and histograms are our own small arrays, added to once when a stream
+ends: its per-token part was counted by the stream itself. Gauges are read from
+the engines when somebody scrapes. prometheus-client only formats.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from realtime_serve.errors import ServeError
+from realtime_serve.middleware.chain import Middleware, RequestContext
+from realtime_serve.native import Lock
+from realtime_serve.stream import ITL_BUCKETS_S, StreamStatistics, TokenStream
+
+if TYPE_CHECKING:  # only to name the type: a middleware of your own need not load torch
+    from realtime_serve.models import Model
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+ENGINE = "0"
+"""vLLM labels each engine of a data-parallel group; a model here has one."""
+
+LABELS = ("model_name", "engine")
+
+LATENCY_BUCKETS_S = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5,
+    10.0, 20.0, 40.0, 80.0, 160.0, 640.0,
+)  # fmt: skip
+"""vLLM's for the time to the first token; they serve the whole request as well."""
+
+QUEUE_BUCKETS_S = (0.0001, 0.0005, *LATENCY_BUCKETS_S)
+"""From 0.1 ms: an idle server seats a request at once."""
+
+HISTOGRAMS = {
+    "time_to_first_token_seconds": ("From submission to the first token.", LATENCY_BUCKETS_S),
+    "inter_token_latency_seconds": ("Between two tokens of a stream.", ITL_BUCKETS_S),
+    "e2e_request_latency_seconds": ("From submission to the end.", LATENCY_BUCKETS_S),
+    "request_queue_time_seconds": ("From submission to a seat.", QUEUE_BUCKETS_S),
+    "request_prefill_time_seconds": ("From a seat to the first token.", LATENCY_BUCKETS_S),
+    "request_decode_time_seconds": ("From the first token to the last.", LATENCY_BUCKETS_S),
+}
+
+
+class _Histogram:
+    """Counts by bucket, the last one open, and their sum."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def merge(self, counts: Sequence[int], total: float) -> None:
+        self.counts = [a + b for a, b in zip(self.counts, counts, strict=True)]
+        self.sum += total
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        buckets, running = [], 0
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            running += count
+            buckets.append(("+Inf" if bound == float("inf") else str(bound), float(running)))
+        return buckets
+
+
+class _ModelFigures:
+    """What has ended on one model so far."""
+
+    def __init__(self) -> None:
+        self.prompt_tokens = 0
+        self.generation_tokens = 0
+        self.finished: Counter[str] = Counter()
+        self.histograms = {name: _Histogram(bounds) for name, (_, bounds) in HISTOGRAMS.items()}
+
+    def add(self, stream: TokenStream) -> None:
+        usage = stream.usage
+        self.prompt_tokens += usage.prompt_tokens
+        self.generation_tokens += usage.completion_tokens
+        if stream.finish_reason is not None:
+            self.finished[stream.finish_reason.value] += 1
+        self._observe(stream.statistics)
+
+    def _observe(self, times: StreamStatistics) -> None:
+        spans = {
+            "request_queue_time_seconds": (times.submitted_at_s, times.scheduled_at_s),
+            "time_to_first_token_seconds": (times.submitted_at_s, times.first_token_at_s),
+            "request_prefill_time_seconds": (times.scheduled_at_s, times.first_token_at_s),
+            "request_decode_time_seconds": (times.first_token_at_s, times.last_token_at_s),
+            "e2e_request_latency_seconds": (times.submitted_at_s, times.finished_at_s),
+        }
+        for name, (start_s, end_s) in spans.items():
+            if start_s is not None and end_s is not None:
+                self.histograms[name].observe(end_s - start_s)
+        self.histograms["inter_token_latency_seconds"].merge(
+            times.inter_token_counts, times.inter_token_sum_s
+        )
+
+
+class MetricsCollector(Middleware, Collector):
+    """Collects the figures of all requests of one app.
+
+    Args:
+        models: Returns the served models; called at each scrape.
+    """
+
+    def __init__(self, models: Callable[[], Sequence[Model]]) -> None:
+        """Start at zero."""
+        self._models = models
+        self._figures: dict[str, _ModelFigures] = {}
+        self._refused: Counter[str] = Counter()
+        self._lock = Lock()
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def on_error(self, context: RequestContext, error: ServeError) -> None:
+        """Count the refusal or failure by its code; codes are ours, so they are few."""
+        with self._lock:
+            self._refused[error.code or error.type] += 1
+
+    def on_stream_end(self, context: RequestContext, stream: TokenStream) -> None:
+        """Add the generation; its model is served, so names are few."""
+        with self._lock:
+            self._figures.setdefault(stream.request.model, _ModelFigures()).add(stream)
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes, of type CONTENT_TYPE."""
+        return generate_latest(self._registry)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the registry need not scrape us to learn our names."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """All metric families, as they are now."""
+        yield from self._gauges()
+        with self._lock:
+            families = [*self._counters(), *self._histograms(), self._refusals()]
+        yield from families
+
+    def _gauges(self) -> Iterator[Metric]:
+        running = GaugeMetricFamily(
+            "vllm:num_requests_running", "Sequences in the engine.", labels=LABELS
+        )
+        waiting = GaugeMetricFamily(
+            "vllm:num_requests_waiting", "Requests in the queue.", labels=LABELS
+        )
+        kv_usage = GaugeMetricFamily(
+            "vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", labels=LABELS
+        )
+        preemptions = CounterMetricFamily(
+            "vllm:num_preemptions", "Sequences whose KV blocks were taken.", labels=LABELS
+        )
+        for model in self._models():
+            labels = (model.name, ENGINE)
+            waiting.add_metric(labels, model.num_waiting)
+            stats = model.stats
+            if stats is not None:
+                running.add_metric(labels, stats.num_running)
+                kv_usage.add_metric(labels, stats.kv_blocks_used / max(1, stats.kv_blocks_total))
+                preemptions.add_metric(labels, stats.preemptions_total)
+        yield from (running, waiting, kv_usage, preemptions)
+
+    def _counters(self) -> Iterator[Metric]:
+        prompt = CounterMetricFamily("vllm:prompt_tokens", "Prompt tokens.", labels=LABELS)
+        generated = CounterMetricFamily(
+            "vllm:generation_tokens", "Generated tokens.", labels=LABELS
+        )
+        success = CounterMetricFamily(
+            "vllm:request_success", "Ended requests.", labels=(*LABELS, "finished_reason")
+        )
+        for name, figures in self._figures.items():
+            prompt.add_metric((name, ENGINE), figures.prompt_tokens)
+            generated.add_metric((name, ENGINE), figures.generation_tokens)
+            for reason, count in figures.finished.items():
+                success.add_metric((name, ENGINE, reason), count)
+        yield from (prompt, generated, success)
+
+    def _histograms(self) -> Iterator[Metric]:
+        for name, (help_text, _) in HISTOGRAMS.items():
+            family = HistogramMetricFamily(f"vllm:{name}", help_text, labels=LABELS)
+            for model_name, figures in self._figures.items():
+                histogram = figures.histograms[name]
+                family.add_metric(
+                    (model_name, ENGINE), histogram.cumulative(), sum_value=histogram.sum
+                )
+            yield family
+
+    def _refusals(self) -> Metric:
+        family = CounterMetricFamily(
+            "realtime_serve:errors", "Refused or failed requests.", labels=("code",)
+        )
+        for code, count in self._refused.items():
+            family.add_metric((code,), count)
+        return family

@@ -1,0 +1,118 @@
+"""Processes: they start, they stop, they leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.live_server import MODEL, LiveServer, free_port, start_server
+
+pytestmark = pytest.mark.not_under_gevent("the server is a process of its own")
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(child) for child in text.split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_an_idle_server_stops_cleanly(number: int, tmp_path: Path, gguf_path: str) -> None:
+    server = start_server(tmp_path / "log", environ={"REALTIME_SERVE_MODEL": gguf_path})
+    workers = children(server.process.pid)
+    assert len(workers) == 1
+    body = {"model": MODEL, "prompt": "Hi", "max_tokens": 2}
+    assert server.post("/v1/completions", body).status == 200
+    assert server.stop(number) == 0, server.log
+    assert not any(is_running(worker) for worker in workers)
+    for trouble in ("Traceback", "abort", "core dumped", "terminate called", "Segmentation"):
+        assert trouble not in server.log
+
+
+def test_a_server_stops_while_it_generates(tmp_path: Path) -> None:
+    """The inference thread is inside torch when the interpreter goes: it must be joined."""
+    server = start_server(tmp_path / "log", "--graceful-timeout=1")
+    body = {"model": MODEL, "prompt": "Hi", "max_tokens": 8000, "ignore_eos": True}
+    client = subprocess.Popen(
+        [sys.executable, "-c", _CLIENT, str(server.port), str(body)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    server.wait_until(lambda: server.request("GET", "/health").json()["running"] == 1, "running")
+    assert server.stop() == 0, server.log
+    assert "Fatal Python error" not in server.log
+    client.wait(60)
+
+
+_CLIENT = """
+import http.client, json, sys
+connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=120)
+body = json.dumps({**eval(sys.argv[2]), "stream": True})
+connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+connection.getresponse().read()
+"""
+
+
+def test_a_preloaded_app_starts_its_model_in_the_worker(tmp_path: Path) -> None:
+    """Threads started before the fork would be lost; the first request starts them after it."""
+    server = start_server(tmp_path / "log", "--preload")
+    body = {"model": MODEL, "prompt": "Hi", "max_tokens": 2}
+    assert server.post("/v1/completions", body).status == 200
+    assert server.stop() == 0, server.log
+
+
+def test_a_missing_model_is_one_clear_sentence(tmp_path: Path) -> None:
+    environ = {"REALTIME_SERVE_MODEL": str(tmp_path / "absent.gguf")}
+    server = start_server(tmp_path / "log", environ=environ, wait=False)
+    assert server.process.wait(60) != 0
+    assert "absent.gguf" in server.log
+    assert "ModelLoadError" in server.log
+
+
+def test_an_unknown_setting_stops_the_start(tmp_path: Path) -> None:
+    server = start_server(tmp_path / "log", environ={"REALTIME_SERVE_MODLE": "x"}, wait=False)
+    assert server.process.wait(60) != 0
+    assert "Unknown REALTIME_SERVE_* variable: modle. Known: " in server.log
+
+
+def test_the_command_serves_the_same_app(tmp_path: Path, gguf_path: str) -> None:
+    port = free_port()
+    log_path = tmp_path / "log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "realtime_serve.cli", "serve", gguf_path, f"--port={port}",
+             "--served-model-name=mine", "--max-model-len=512"],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )  # fmt: skip
+    server = LiveServer(process, port, log_path)
+    server.wait_until(server.is_ready, "ready")
+    (card,) = server.request("GET", "/v1/models").json()["data"]
+    assert (card["id"], card["max_model_len"]) == ("mine", 512)
+    assert server.stop() == 0, server.log
+
+
+def test_the_command_refuses_a_missing_model_in_one_line(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "realtime_serve.cli", "serve", str(tmp_path / "absent.gguf")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "absent.gguf" in result.stderr

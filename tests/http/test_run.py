@@ -1,0 +1,80 @@
+"""`realtime_serve.run`: gevent's own server in a process that nobody has patched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.live_server import LiveServer, free_port
+
+pytestmark = pytest.mark.not_under_gevent("the server is a process of its own")
+
+TESTS = Path(__file__).parents[1]
+PROGRAM = """
+import sys
+from realtime_serve import run
+from support.scripted_servers import EndlessAlphabet, serve
+run(serve(EndlessAlphabet), port=int(sys.argv[1]))
+print("after run")
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LiveServer]:
+    """A program that serves an endless model with run()."""
+    port = free_port()
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "examples")])
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(port)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    server = LiveServer(process, port, tmp_path / "log")
+    try:
+        server.wait_until(server.is_ready, "ready")
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def open_stream(server: LiveServer) -> socket.socket:
+    """A connection on which an endless stream has begun."""
+    body = {"model": "alphabet", "prompt": "a", "max_tokens": 90_000, "stream": True}
+    data = json.dumps(body).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+    assert client.recv(10) == b"HTTP/1.1 2"
+    return client
+
+
+def num_running(server: LiveServer) -> int:
+    running = server.request("GET", "/health").json()["running"]
+    assert isinstance(running, int)
+    return running
+
+
+def test_a_client_that_goes_away_stops_its_generation(server: LiveServer) -> None:
+    with open_stream(server):
+        server.wait_until(lambda: num_running(server) == 1, "running")
+    server.wait_until(lambda: num_running(server) == 0, "cancelled")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+def test_a_signal_ends_run_while_a_stream_is_open(server: LiveServer, number: int) -> None:
+    with open_stream(server):
+        assert server.stop(number) == 0, server.log
+    assert "after run" in server.log
+    assert "Traceback" not in server.log

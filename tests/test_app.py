@@ -1,0 +1,270 @@
+"""The Flask side: embedded, under the test client, and on servers without gevent."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask, Response
+from flask.testing import FlaskClient
+from werkzeug.serving import make_server
+
+from realtime_serve import (
+    InferenceServer,
+    Middleware,
+    RealtimeServe,
+    RequestContext,
+    ServerConfig,
+    TokenStream,
+    create_app,
+)
+from realtime_serve.errors import ServeError
+from support.scripted_servers import EndlessAlphabet, alphabet_server, serve, wait_until
+
+COMPLETIONS = "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[InferenceServer]:
+    with alphabet_server() as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: InferenceServer) -> FlaskClient:
+    return create_app(server=server).test_client()
+
+
+def body(prompt: str = "w", **fields: Any) -> dict[str, Any]:
+    return {"model": "alphabet", "prompt": prompt, "temperature": 0, **fields}
+
+
+def streamed_text(data: bytes) -> str:
+    events = [line.removeprefix("data: ") for line in data.decode().split("\n\n")]
+    assert events[-2:] == ["[DONE]", ""]
+    payloads = [json.loads(event) for event in events[:-2] if not event.startswith(":")]
+    return "".join(payload["choices"][0]["text"] for payload in payloads)
+
+
+# --- the test client ----------------------------------------------------------
+
+
+def test_the_test_client_gets_whole_and_streamed_answers(client: FlaskClient) -> None:
+    whole = client.post(COMPLETIONS, json=body())
+    assert whole.json is not None
+    assert whole.json["choices"][0]["text"] == "xyz"
+    assert streamed_text(client.post(COMPLETIONS, json=body(stream=True)).data) == "xyz"
+
+
+def test_health_and_metrics_answer(client: FlaskClient) -> None:
+    assert client.get("/health/ready").status_code == 200
+    assert b"vllm:num_requests_running" in client.get("/metrics").data
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/x", 404), ("PUT", "/health", 405)]
+)
+def test_errors_of_the_whole_app_are_in_the_envelope(
+    client: FlaskClient, method: str, path: str, status: int
+) -> None:
+    answer = client.open(path, method=method)
+    assert answer.status_code == status
+    assert answer.json is not None
+    assert set(answer.json["error"]) == {"message", "type", "param", "code"}
+
+
+# --- embedded -----------------------------------------------------------------
+
+
+def host_app(server: InferenceServer) -> Flask:
+    app = Flask("host")
+
+    @app.get("/")
+    def home() -> str:
+        return "the host's own page"
+
+    @app.after_request
+    def brand(response: Response) -> Response:
+        response.headers["X-Host"] = "yes"
+        return response
+
+    RealtimeServe(server).init_app(app, url_prefix="/ai")
+    return app
+
+
+def test_an_existing_app_serves_below_its_prefix(server: InferenceServer) -> None:
+    client = host_app(server).test_client()
+    answer = client.post("/ai" + COMPLETIONS, json=body())
+    assert answer.json is not None
+    assert answer.json["choices"][0]["text"] == "xyz"
+    assert answer.headers["X-Host"] == "yes"
+    assert client.get("/ai/health/ready").status_code == 200
+
+
+def test_the_hosts_own_routes_and_errors_stay_its_own(server: InferenceServer) -> None:
+    client = host_app(server).test_client()
+    assert client.get("/").data == b"the host's own page"
+    missing = client.get("/missing")
+    assert missing.status_code == 404
+    assert missing.mimetype == "text/html"
+    assert "x-request-id" not in client.get("/").headers
+
+
+def test_our_errors_keep_the_envelope_inside_a_host(server: InferenceServer) -> None:
+    client = host_app(server).test_client()
+    for answer in (
+        client.get("/ai/v1/missing"),
+        client.get("/ai" + COMPLETIONS),
+        client.post("/ai" + COMPLETIONS, json=body(temperature=9)),
+    ):
+        assert answer.json is not None
+        assert set(answer.json["error"]) == {"message", "type", "param", "code"}
+
+
+def test_two_servers_live_in_one_app(server: InferenceServer) -> None:
+    app = host_app(server)
+    with serve(EndlessAlphabet) as other, pytest.raises(ValueError, match="already registered"):
+        RealtimeServe(other).init_app(app, url_prefix="/more")
+
+
+# --- middleware ---------------------------------------------------------------
+
+
+class Recorder(Middleware):
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.tokens: list[int] = []
+
+    def before_request(self, context: RequestContext) -> None:
+        self.calls.append("before")
+
+    def after_request(self, context: RequestContext) -> None:
+        self.calls.append(f"after {context.status}")
+
+    def on_error(self, context: RequestContext, error: ServeError) -> None:
+        self.calls.append(f"error {error.code}")
+
+    def on_stream_end(self, context: RequestContext, stream: TokenStream) -> None:
+        self.calls.append("end")
+        self.tokens.append(stream.usage.completion_tokens)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def recorded(server: InferenceServer, recorder: Recorder) -> FlaskClient:
+    return create_app(server=server, middleware=[recorder]).test_client()
+
+
+def test_a_stream_ends_after_the_response_and_once(
+    recorded: FlaskClient, recorder: Recorder
+) -> None:
+    answer = recorded.post(COMPLETIONS, json=body(stream=True), buffered=False)
+    assert recorder.calls == ["before", "after 200"]
+    assert streamed_text(answer.data) == "xyz"
+    answer.close()
+    assert recorder.calls == ["before", "after 200", "end"]
+    assert recorder.tokens == [4]
+
+
+def test_a_whole_answer_ends_before_the_response(recorded: FlaskClient, recorder: Recorder) -> None:
+    recorded.post(COMPLETIONS, json=body())
+    assert recorder.calls == ["before", "end", "after 200"]
+
+
+def test_a_refusal_reaches_the_error_hook(recorded: FlaskClient, recorder: Recorder) -> None:
+    recorded.post(COMPLETIONS, json=body(model="other"))
+    assert recorder.calls == ["before", "error model_not_found", "after 404"]
+
+
+def test_an_abandoned_stream_ends_as_cancelled(recorder: Recorder) -> None:
+    with serve(EndlessAlphabet) as server:
+        client = create_app(server=server, middleware=[recorder]).test_client()
+        answer = client.post(COMPLETIONS, json=body(stream=True, max_tokens=9999), buffered=False)
+        next(answer.iter_encoded())
+        answer.close()
+        assert recorder.calls == ["before", "after 200", "error cancelled", "end"]
+        wait_until(lambda: server.health().running == 0)
+
+
+def test_a_limited_client_gets_429_with_a_time_and_its_headers() -> None:
+    with alphabet_server(ServerConfig(rate_limit_rpm=60, rate_limit_burst=2)) as server:
+        client = create_app(server=server).test_client()
+        statuses = [client.post(COMPLETIONS, json=body()).status_code for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        refused = client.post(COMPLETIONS, json=body())
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert int(refused.headers["retry-after-ms"]) >= 1
+        assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+        other = client.post(COMPLETIONS, json=body(), headers={"Authorization": "Bearer other"})
+        assert other.status_code == 200
+        assert client.get("/health/live").status_code == 200
+
+
+def test_each_request_is_one_json_log_line(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "realtime_serve.access"):
+        streamed = client.post(COMPLETIONS, json=body(stream=True), headers={"X-Request-ID": "a"})
+        assert streamed_text(streamed.data) == "xyz"
+        client.post(COMPLETIONS, json=body(), headers={"X-Request-ID": "b"})
+        client.get("/v1/models", headers={"X-Request-ID": "c"})
+        client.post(COMPLETIONS, json=body(top_p=7), headers={"X-Request-ID": "d"})
+    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    assert [line["request_id"] for line in lines] == ["a", "b", "c", "d"]
+    assert [line["status"] for line in lines] == [200, 200, 200, 400]
+    assert [line.get("completion_tokens") for line in lines] == [4, 4, None, None]
+    assert [line["streamed"] for line in lines] == [True, False, False, False]
+    assert lines[3]["error"] == "invalid_request_error"
+    assert {"Authorization", "w"}.isdisjoint(str(lines).split())
+
+
+# --- Flask's own threaded server ----------------------------------------------
+
+
+@pytest.fixture
+def threaded_port() -> Iterator[tuple[int, InferenceServer]]:
+    with serve(EndlessAlphabet) as server:
+        http_server = make_server("127.0.0.1", 0, create_app(server=server), threaded=True)
+        thread = threading.Thread(target=http_server.serve_forever)
+        thread.start()
+        yield http_server.server_port, server
+        http_server.shutdown()
+        thread.join()
+        http_server.server_close()
+
+
+def open_stream(port: int, max_tokens: int) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    request = json.dumps(body("a", stream=True, max_tokens=max_tokens))
+    connection.request("POST", COMPLETIONS, request, {"Content-Type": "application/json"})
+    return connection
+
+
+def test_flasks_threaded_server_streams_to_many_at_once(
+    threaded_port: tuple[int, InferenceServer],
+) -> None:
+    port, _ = threaded_port
+    connections = [open_stream(port, 52) for _ in range(8)]
+    for connection in connections:
+        data = connection.getresponse().read()
+        assert streamed_text(data) == "bcdefghijklmnopqrstuvwxyza" * 2
+        connection.close()
+
+
+def test_flasks_threaded_server_notices_a_client_that_goes(
+    threaded_port: tuple[int, InferenceServer],
+) -> None:
+    port, server = threaded_port
+    connection = open_stream(port, 90_000)
+    connection.getresponse().read(100)
+    connection.close()
+    wait_until(lambda: server.health().running == 0)
