@@ -1,0 +1,102 @@
+"""What Prometheus reads after known streams have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from realtime_serve import MetricsCollector, RequestContext, SamplingParams
+from realtime_serve.errors import RateLimitedError, ServeError
+from realtime_serve.stream import TokenStream
+from support.scripted_servers import alphabet_server
+
+GREEDY = SamplingParams(temperature=0)
+
+
+def context() -> RequestContext:
+    return RequestContext(
+        request_id="r", client_id="c", method="POST", route="/v1/x", started_at_s=0.0
+    )
+
+
+def scrape(metrics: MetricsCollector) -> dict[str, Metric]:
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {family.name: family for family in families}
+
+
+def value(families: dict[str, Metric], sample_name: str, **labels: str) -> float:
+    (found,) = [
+        sample.value
+        for family in families.values()
+        for sample in family.samples
+        if sample.name == sample_name and labels.items() <= sample.labels.items()
+    ]
+    return found
+
+
+def ended_streams(prompts: Sequence[str]) -> list[TokenStream]:
+    with alphabet_server() as server:
+        streams = [server.generate(prompt, sampling=GREEDY) for prompt in prompts]
+        for stream in streams:
+            list(stream)
+    return streams
+
+
+def test_tokens_and_ends_are_counted_by_model_and_reason() -> None:
+    metrics = MetricsCollector(list)
+    for stream in ended_streams(["wx", "yy"]):
+        metrics.on_stream_end(context(), stream)
+    families = scrape(metrics)
+    labels = {"model_name": "alphabet", "engine": "0"}
+    assert value(families, "vllm:prompt_tokens_total", **labels) == 4
+    assert value(families, "vllm:generation_tokens_total", **labels) == 3 + 2
+    assert value(families, "vllm:request_success_total", finished_reason="stop", **labels) == 2
+
+
+def test_each_histogram_is_cumulative_and_complete() -> None:
+    metrics = MetricsCollector(list)
+    for stream in ended_streams(["w", "y"]):
+        metrics.on_stream_end(context(), stream)
+    families = scrape(metrics)
+    expected = {
+        "vllm:time_to_first_token_seconds": 2,
+        "vllm:e2e_request_latency_seconds": 2,
+        "vllm:request_queue_time_seconds": 2,
+        "vllm:request_prefill_time_seconds": 2,
+        "vllm:request_decode_time_seconds": 2,
+        "vllm:inter_token_latency_seconds": 4,  # 4 tokens and 2 tokens
+    }
+    for name, count in expected.items():
+        buckets = [s.value for s in families[name].samples if s.name == f"{name}_bucket"]
+        assert buckets == sorted(buckets), name
+        assert buckets[-1] == value(families, f"{name}_count") == count, name
+        assert value(families, f"{name}_sum") > 0, name
+
+
+def test_spans_of_a_request_add_up() -> None:
+    (stream,) = ended_streams(["a"])
+    times = stream.statistics
+    assert times.scheduled_at_s is not None
+    assert times.first_token_at_s is not None
+    assert times.finished_at_s is not None
+    assert times.submitted_at_s <= times.scheduled_at_s <= times.first_token_at_s
+    assert times.first_token_at_s <= times.finished_at_s
+
+
+def test_refusals_are_counted_by_their_code() -> None:
+    metrics = MetricsCollector(list)
+    for error in (RateLimitedError("x"), RateLimitedError("y"), ServeError("z")):
+        metrics.on_error(context(), error)
+    families = scrape(metrics)
+    assert value(families, "realtime_serve:errors_total", code="rate_limit_exceeded") == 2
+    assert value(families, "realtime_serve:errors_total", code="server_error") == 1
+
+
+def test_gauges_show_the_engines_as_they_are() -> None:
+    with alphabet_server() as server:
+        families = scrape(MetricsCollector(server.registry.all))
+        for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
+            assert value(families, f"vllm:{name}", model_name="alphabet", engine="0") == 0
+        assert value(families, "vllm:num_preemptions_total", model_name="alphabet") == 0
