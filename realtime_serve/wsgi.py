@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 
+from realtime_serve.api.idle import IdleConnections
 from realtime_serve.app import EXTENSION, create_app, log_to_stderr
 
 SWITCH_INTERVAL_S = 0.0005
@@ -28,4 +29,5 @@ sys.setswitchinterval(SWITCH_INTERVAL_S)
 log_to_stderr()
 app = create_app()
 if _in_gunicorn_worker():
+    IdleConnections(app).close_at_sigterm()
     app.extensions[EXTENSION].start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import subprocess
@@ -39,6 +40,17 @@ def test_an_idle_server_stops_cleanly(number: int, tmp_path: Path, gguf_path: st
     assert not any(is_running(worker) for worker in workers)
     for trouble in ("Traceback", "abort", "core dumped", "terminate called", "Segmentation"):
         assert trouble not in server.log
+
+
+def test_an_idle_pooled_connection_does_not_delay_the_end(tmp_path: Path) -> None:
+    """Compared with gunicorn's own keep-alive time, which is made absurd."""
+    server = start_server(tmp_path / "log", "--keep-alive=1000", "--graceful-timeout=1000")
+    pooled = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    pooled.request("GET", "/health/live")
+    assert pooled.getresponse().read()
+    assert server.stop() == 0, server.log
+    assert "error" not in server.log.lower()
+    pooled.close()
 
 
 def test_a_server_stops_while_it_generates(tmp_path: Path) -> None:

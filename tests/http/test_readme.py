@@ -21,7 +21,8 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 def block(language: str, containing: str) -> str:
     """The one block of a language that contains a text."""
-    (text,) = [text for kind, text in BLOCKS if kind == language and containing in text]
+    texts: list[str] = [text for kind, text in BLOCKS if kind == language and containing in text]
+    (text,) = texts
     return text
 
 
