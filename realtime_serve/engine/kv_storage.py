@@ -54,5 +54,7 @@ def bytes_per_block(model: CausalLM, block_size: int = BLOCK_SIZE) -> int:
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    # Private: Python's default would be shared with a forked child.
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=private)
     return torch.frombuffer(pages, dtype=dtype).view(shape)

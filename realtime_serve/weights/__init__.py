@@ -1,0 +1,8 @@
+"""Files to tensors: what a checkpoint holds, whatever its format.
+
+Nothing here logs or starts a thread: the inference thread reads weights. What a person
+should know is collected in `Checkpoint.notices`.
+"""
+
+from realtime_serve.weights.checkpoint import Checkpoint as Checkpoint
+from realtime_serve.weights.checkpoint import open_checkpoint as open_checkpoint
