@@ -56,7 +56,6 @@ class RealtimeServe:
         app: Flask | None = None,
         url_prefix: str | None = None,
     ) -> None:
-        """Prepare; starts nothing."""
         if server is None:
             server = InferenceServer(config if config is not None else load_config())
         self.server = server

@@ -33,7 +33,6 @@ class BatchScheduler:
     """
 
     def __init__(self, config: BatchConfig, clock: Callable[[], float]) -> None:
-        """Make an empty queue."""
         self._queue = BatchQueue(config.max_queue_depth)
         self._tags = itertools.count()
         self._clock = clock

@@ -33,7 +33,6 @@ class ServeError(Exception):
         code: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
-        """See the class."""
         super().__init__(message)
         self.message = message
         self.param = param

@@ -72,7 +72,6 @@ class Model:
         text: TextModel,
         load: EngineLoader,
     ) -> None:
-        """Prepare; nothing loads before start()."""
         self.name = name
         self.config = config
         self.text = text
@@ -223,7 +222,6 @@ class ModelRegistry:
     """The served models by name. Any thread may call."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._models: dict[str, Model] = {}
         self._lock = Lock()
 

@@ -59,7 +59,6 @@ class Lock:
     __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        """Make an unlocked mutex."""
         self._lock: _thread.LockType = _original("_thread", "allocate_lock")()
 
     def __enter__(self) -> Self:
@@ -276,7 +275,6 @@ class DisconnectWatch:
     """
 
     def __init__(self, sock: socket.socket | None, on_gone: Callable[[], None]) -> None:
-        """Start watching."""
         self._sock = sock
         self._on_gone = on_gone
         hub = _current_hub()

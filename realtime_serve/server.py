@@ -79,7 +79,6 @@ class InferenceServer:
     """
 
     def __init__(self, config: ServerConfig | None = None) -> None:
-        """Prepare; starts nothing and reads no file."""
         self.config = config if config is not None else ServerConfig()
         self.registry = ModelRegistry()
         self.streams = StreamManager()

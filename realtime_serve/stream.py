@@ -77,7 +77,6 @@ class StreamStatistics:
     )
 
     def __init__(self, submitted_at_s: float) -> None:
-        """Start the clock."""
         self.submitted_at_s = submitted_at_s
         self.scheduled_at_s: float | None = None
         self.first_token_at_s: float | None = None
@@ -121,7 +120,6 @@ class StreamFeed:
         parker: Parker,
         statistics: StreamStatistics,
     ) -> None:
-        """Join the parts."""
         self.request = request
         self.ring = ring
         self.parker = parker
@@ -160,7 +158,6 @@ class TokenStream:
         detokenizer: Detokenizer,
         admission: Admission,
     ) -> None:
-        """Open the stream; its feed is not queued yet."""
         self.request = request
         self.statistics = StreamStatistics(time.monotonic())
         self.finish_reason: FinishReason | None = None
@@ -356,7 +353,6 @@ class StreamManager:
     """
 
     def __init__(self) -> None:
-        """Start with none."""
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
         self._lock = Lock()
 

@@ -55,7 +55,6 @@ class InferenceThread:
     """
 
     def __init__(self, name: str, load: EngineLoader, batch: BatchScheduler) -> None:
-        """Prepare; nothing runs before start()."""
         self.state = WorkerState.LOADING
         self.failure: ServeError | None = None
         self.stats: EngineStats | None = None

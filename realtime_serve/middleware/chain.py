@@ -84,7 +84,6 @@ class MiddlewareChain:
     """
 
     def __init__(self, middleware: Sequence[Middleware] = ()) -> None:
-        """Take the members."""
         self._middleware = tuple(middleware)
         self._reversed = self._middleware[::-1]
 

@@ -122,7 +122,6 @@ class MetricsCollector(Middleware, Collector):
     """
 
     def __init__(self, models: Callable[[], Sequence[Model]]) -> None:
-        """Start at zero."""
         self._models = models
         self._figures: dict[str, _ModelFigures] = {}
         self._refused: Counter[str] = Counter()

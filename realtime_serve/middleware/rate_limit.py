@@ -47,7 +47,6 @@ class RateLimiter(Middleware):
         max_clients: int = MAX_CLIENTS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start with an empty table."""
         self._rate_per_s = requests_per_minute / 60.0
         self._burst = burst if burst is not None else max(1, math.ceil(requests_per_minute))
         self._max_clients = max_clients

@@ -24,7 +24,6 @@ class RequestLogger(Middleware):
     """
 
     def __init__(self, log: logging.Logger | None = None) -> None:
-        """Take the logger."""
         self._log = log if log is not None else logger
 
     def after_request(self, context: RequestContext) -> None:

@@ -65,7 +65,6 @@ class ChatTemplate:
         named_tokens: Mapping[str, str] | None = None,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """See the class."""
         self._named_tokens = dict(named_tokens or {})
         self._source_chars = frozenset(source)
         try:

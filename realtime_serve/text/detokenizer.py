@@ -78,7 +78,6 @@ class ByteLevelDetokenizer:
     """For byte-level vocabularies: each token is a few bytes of UTF-8."""
 
     def __init__(self, byte_table: _ByteLevelTable) -> None:
-        """Start a stream."""
         self._bytes_of = byte_table
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -95,7 +94,6 @@ class SentencePieceDetokenizer:
     """For vocabularies of words with "▁" for a space and byte tokens for what is rare."""
 
     def __init__(self, pieces: _SentencePieceTable, num_stripped: int) -> None:
-        """Start a stream, at whose beginning up to `num_stripped` spaces are left out."""
         self._pieces = pieces
         self._spaces_to_strip = num_stripped
         self._byte_run = bytearray()
@@ -136,7 +134,6 @@ class PairwiseDetokenizer:
     """For decoders that look at one token, and whether another comes before it."""
 
     def __init__(self, backend: Backend, special_ids: Set[int]) -> None:
-        """Start a stream."""
         self._decode = backend.decode
         self._id_to_token = backend.id_to_token
         self._special_ids = special_ids
@@ -159,7 +156,6 @@ class WholeDetokenizer:
     """For decoders whose text may change with any later token: all of it at the end."""
 
     def __init__(self, backend: Backend) -> None:
-        """Start a stream."""
         self._decode = backend.decode
         self._ids: list[int] = []
 

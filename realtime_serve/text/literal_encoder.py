@@ -77,7 +77,6 @@ class LiteralEncoder:
     """
 
     def __init__(self, backend: Backend, max_id: int) -> None:
-        """See the class."""
         self._backend = _sibling(backend)
         secret_texts = _unguessable_texts()
         self._occupy_ids(secret_texts, max_id)

@@ -22,7 +22,6 @@ class SpecialTexts:
     """
 
     def __init__(self, texts: Collection[str], normalize: Callable[[str], str] | None) -> None:
-        """See the class."""
         breakable = [text for text in texts if len(text) > 1]
         self._anywhere = re.compile(_any_of(breakable))
         self._each_start = re.compile(f"(?={_any_of(breakable)})")

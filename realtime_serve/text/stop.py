@@ -67,7 +67,6 @@ class StopMatcher:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        """See the class."""
         self._automata = [_StopAutomaton(stop) for stop in stops]
         self._first_chars = frozenset(stop[0] for stop in stops)
         self._held = ""

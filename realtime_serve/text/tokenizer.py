@@ -53,7 +53,6 @@ class Tokenizer:
     """
 
     def __init__(self, backend: Backend) -> None:
-        """See the class."""
         backend.no_truncation()
         backend.no_padding()
         vocab = backend.get_vocab(with_added_tokens=True)

@@ -4,8 +4,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,14 +35,12 @@ print(next(line for line in Path("/proc/self/status").read_text().splitlines() i
 class DictCheckpoint:
     """A tiny model's tensors in memory, for a test to spoil."""
 
-    path = "tiny"
-    name = "tiny"
-    tokenizer_metadata = None
-
     def __init__(self, kind: str = "llama") -> None:
         model = random_model(kind)
-        self.config = model.config.to_dict()
-        self.tensors = dict(model.state_dict())
+        self.path = self.name = "tiny"
+        self.tokenizer_metadata: Mapping[str, Any] | None = None
+        self.config: Mapping[str, Any] = model.config.to_dict()
+        self.tensors: dict[str, Tensor] = dict(model.state_dict())
         self.notices: list[str] = []
 
     def tensor_names(self) -> Sequence[str]:

@@ -8,23 +8,18 @@ import torch
 import transformers
 
 
-def hf_directory(gguf_path: str, base: Path) -> Path:
-    """The GGUF file's model as a Hugging Face directory in float32.
+def hf_directory(gguf_path: Path, directory: Path) -> Path:
+    """Write the GGUF file's model and tokenizer as a Hugging Face directory in float32.
 
-    Written by transformers alone, none of our code takes part.
+    None of our code takes part. Reading the GGUF takes transformers about ten seconds.
 
     Args:
         gguf_path: The file.
-        base: Where the directory is made, or found if an earlier call made it: reading
-            the GGUF takes transformers about ten seconds.
+        directory: Where to write.
+
+    Returns:
+        The directory.
     """
-    directory = base / "reference-model"
-    if not directory.exists():
-        _write(Path(gguf_path), directory)
-    return directory
-
-
-def _write(gguf_path: Path, directory: Path) -> None:
     source = transformers.AutoModelForCausalLM.from_pretrained(
         gguf_path.parent, gguf_file=gguf_path.name, dtype=torch.float32
     )
@@ -34,3 +29,8 @@ def _write(gguf_path: Path, directory: Path) -> None:
     plain = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings))
     plain.load_state_dict(source.state_dict())
     plain.save_pretrained(directory)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        gguf_path.parent, gguf_file=gguf_path.name
+    )
+    tokenizer.save_pretrained(directory)
+    return directory

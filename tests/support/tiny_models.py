@@ -59,7 +59,8 @@ def random_model(kind: str, seed: int = 0) -> transformers.PreTrainedModel:
     for name, parameter in model.named_parameters():
         mean = 1.0 if "norm" in name else 0.0
         torch.nn.init.normal_(parameter, mean, 0.15)
-    return model.eval()
+    evaluated: transformers.PreTrainedModel = model.eval()
+    return evaluated
 
 
 def last_logits(model: transformers.PreTrainedModel, token_ids: list[int]) -> Tensor:
@@ -107,7 +108,9 @@ def _add_tensors(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel) -
             values = _reordered(values, config.num_attention_heads)
         if config.model_type == "llama" and ".k_proj." in name:
             values = _reordered(values, config.num_key_value_heads)
-        writer.add_tensor(names.get_name(name, (".weight", ".bias")), values)
+        gguf_name = names.get_name(name, (".weight", ".bias"))
+        assert gguf_name is not None
+        writer.add_tensor(gguf_name, values)
 
 
 def _reordered(values: np.ndarray, num_heads: int) -> np.ndarray:
@@ -122,4 +125,5 @@ def _llama3_divisors(config: transformers.PretrainedConfig) -> np.ndarray:
     head_dim = config.hidden_size // config.num_attention_heads
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     plain = 1.0 / config.rope_parameters["rope_theta"] ** exponents
-    return (plain / scaled).numpy()
+    divisors: np.ndarray = (plain / scaled).numpy()
+    return divisors
