@@ -1,6 +1,6 @@
 """The C extensions and how they are compiled; everything else is in pyproject.toml.
 
-REALTIME_SERVE_SANITIZE=thread, address or undefined builds them under that sanitizer (with
+SANITIZE=thread, address or undefined builds them under that sanitizer (with
 `build_ext --inplace --force`). Python then needs the sanitizer's runtime in LD_PRELOAD, and
 for threads TSAN_OPTIONS=ignore_noninstrumented_modules=1, since Python itself has none of it.
 """
@@ -44,12 +44,12 @@ DIRECTIVES = {
 
 
 def sanitizer_flags() -> list[str]:
-    """The compiler's and linker's flags for REALTIME_SERVE_SANITIZE."""
-    sanitizer = os.environ.get("REALTIME_SERVE_SANITIZE", "")
+    """The compiler's and linker's flags for SANITIZE."""
+    sanitizer = os.environ.get("SANITIZE", "")
     if not sanitizer:
         return []
     if sanitizer not in SANITIZERS:
-        raise SystemExit(f"REALTIME_SERVE_SANITIZE must be one of {', '.join(SANITIZERS)}.")
+        raise SystemExit(f"SANITIZE must be one of {', '.join(SANITIZERS)}.")
     return [f"-fsanitize={sanitizer}", "-fno-omit-frame-pointer", "-g"]
 
 

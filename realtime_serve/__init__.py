@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from realtime_serve.app import create_app as create_app
     from realtime_serve.app import run as run
     from realtime_serve.config import load_config as load_config
+    from realtime_serve.errors import ConfigError as ConfigError
+    from realtime_serve.errors import ContextLengthExceededError as ContextLengthExceededError
+    from realtime_serve.errors import DeadlineExceededError as DeadlineExceededError
+    from realtime_serve.errors import EngineError as EngineError
+    from realtime_serve.errors import InvalidRequestError as InvalidRequestError
+    from realtime_serve.errors import ModelLoadError as ModelLoadError
+    from realtime_serve.errors import ModelNotFoundError as ModelNotFoundError
+    from realtime_serve.errors import NotReadyError as NotReadyError
+    from realtime_serve.errors import OverloadedError as OverloadedError
+    from realtime_serve.errors import RateLimitedError as RateLimitedError
+    from realtime_serve.errors import RequestCancelledError as RequestCancelledError
     from realtime_serve.errors import ServeError as ServeError
     from realtime_serve.middleware import MetricsCollector as MetricsCollector
     from realtime_serve.middleware import Middleware as Middleware
@@ -61,7 +72,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _HOMES = {
     "app": ("RealtimeServe", "create_app", "run"),
     "config": ("load_config",),
-    "errors": ("ServeError",),
+    "errors": (
+        "ConfigError",
+        "ContextLengthExceededError",
+        "DeadlineExceededError",
+        "EngineError",
+        "InvalidRequestError",
+        "ModelLoadError",
+        "ModelNotFoundError",
+        "NotReadyError",
+        "OverloadedError",
+        "RateLimitedError",
+        "RequestCancelledError",
+        "ServeError",
+    ),
     "middleware": (
         "MetricsCollector",
         "Middleware",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Sequence
 
 from flask import Blueprint, Flask
@@ -18,6 +19,7 @@ from realtime_serve.api.health import health_blueprint
 from realtime_serve.api.hooks import answer_errors, run_chain
 from realtime_serve.api.openai import openai_blueprint
 from realtime_serve.config import load_config
+from realtime_serve.errors import NotReadyError, ServeError
 from realtime_serve.middleware import (
     MetricsCollector,
     Middleware,
@@ -29,7 +31,12 @@ from realtime_serve.native import Lock
 from realtime_serve.server import InferenceServer
 from realtime_serve.types import ServerConfig
 
+logger = logging.getLogger("realtime_serve")
+
 EXTENSION = "realtime_serve"
+
+OPENING_RETRY_S = 2.0
+"""Opening the default model takes about a second."""
 
 
 class RealtimeServe:
@@ -61,49 +68,76 @@ class RealtimeServe:
         self.server = server
         self.metrics = MetricsCollector(server.registry.all)
         self._chain = MiddlewareChain([*self._own_middleware(), *middleware])
-        self._start_lock = Lock()
-        self._started_pid: int | None = None
+        self._claim_lock = Lock()
+        self._claimed_by: int | None = None
         if app is not None:
             self.init_app(app, url_prefix=url_prefix)
 
-    def init_app(self, app: Flask, *, url_prefix: str | None = None) -> None:
+    def init_app(self, app: Flask, *, url_prefix: str | None = None, name: str = EXTENSION) -> None:
         """Add the routes to an app.
 
         Args:
             app: Any Flask app.
             url_prefix: Where the routes go, such as "/ai"; None is the root.
+            name: Key in `app.extensions`; a second server in one app needs another.
         """
-        for blueprint in self.blueprints():
+        for blueprint in self.blueprints(name):
             app.register_blueprint(blueprint, url_prefix=url_prefix)
-        app.extensions[EXTENSION] = self
+        app.extensions[name] = self
 
-    def blueprints(self) -> list[Blueprint]:
+    def blueprints(self, name: str = EXTENSION) -> list[Blueprint]:
         """Fresh blueprints of all routes, for apps that register them by themselves."""
-        openai = openai_blueprint(self.server)
-        run_chain(openai, self._chain, self.start)
-        health = health_blueprint(self.server, self.metrics)
-        health.before_request(self.start)
+        openai = openai_blueprint(self.server, name)
+        run_chain(openai, self._chain, self._require_model)
+        health = health_blueprint(self.server, self.metrics, name)
+        health.before_request(self._start_aside)
         return [openai, health]
 
     def start(self) -> None:
         """Start loading the configured model, unless models are registered already.
 
-        Cheap when started; safe to call from every request and after a fork.
+        The app's first request does this too. Cheap when done, and right after a fork.
 
         Raises:
             ServeError: The model's files cannot be used.
         """
-        if self._started_pid == os.getpid():
-            return
-        with self._start_lock:
-            first = self._started_pid != os.getpid()
-            self._started_pid = os.getpid()
-        if first and len(self.server.registry) == 0:
-            try:
-                self.server.register_model(wait=False)
-            except Exception:
-                self._started_pid = None  # the next request tries again
-                raise
+        if self._claim():
+            self._register()
+
+    def _start_aside(self) -> None:
+        """As start, in a thread or greenlet of its own: opening a model takes a second."""
+        if self._claim():
+            threading.Thread(target=self._register_and_log, daemon=True).start()
+
+    def _require_model(self) -> None:
+        """Start if that is to be done, and refuse requests until a model is registered."""
+        self._start_aside()
+        if len(self.server.registry) == 0:
+            raise NotReadyError(
+                "The model's files are being opened. Retry later.", retry_after_s=OPENING_RETRY_S
+            )
+
+    def _claim(self) -> bool:
+        """True for the one caller in this process that has to register the model."""
+        if self._claimed_by == os.getpid() or len(self.server.registry) > 0:
+            return False
+        with self._claim_lock:
+            claimed = self._claimed_by != os.getpid()
+            self._claimed_by = os.getpid()
+        return claimed
+
+    def _register(self) -> None:
+        try:
+            self.server.register_model(wait=False)
+        except Exception:
+            self._claimed_by = None  # the next request tries again
+            raise
+
+    def _register_and_log(self) -> None:
+        try:
+            self._register()
+        except ServeError as error:
+            logger.error("The model cannot be served: %s", error.message)
 
     def _own_middleware(self) -> list[Middleware]:
         config = self.server.config

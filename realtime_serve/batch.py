@@ -43,10 +43,6 @@ class BatchScheduler:
         """Requests waiting."""
         return len(self._queue)
 
-    def depth(self, priority: RequestPriority) -> int:
-        """Requests of one class waiting."""
-        return self._queue.count(int(priority))
-
     def put(self, item: Any, priority: RequestPriority) -> int:
         """Queue a request.
 

@@ -55,12 +55,18 @@ def gunicorn_command(config: ServerConfig) -> list[str]:
         "-m",
         "gunicorn",
         "--worker-class=gevent",
-        f"--bind={config.host}:{config.port}",
+        f"--bind={_bind_address(config)}",
         f"--keep-alive={KEEP_ALIVE_S}",
         f"--timeout={WORKER_TIMEOUT_S}",
         "--no-control-socket",
         "realtime_serve.wsgi:app",
     ]
+
+
+def _bind_address(config: ServerConfig) -> str:
+    is_bare_ipv6 = ":" in config.host and not config.host.startswith("[")
+    host = f"[{config.host}]" if is_bare_ipv6 else config.host
+    return f"{host}:{config.port}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,11 +105,13 @@ def _require_model(config: ServerConfig) -> None:
 
 
 def _environment(config: ServerConfig) -> dict[str, str]:
-    """The configuration as the worker's environment, the file already folded in."""
+    """The configuration as the worker's environment, the file already folded in.
+
+    It decides every field, whatever the environment around it says: empty is "not set".
+    """
     values = {
-        ENV_PREFIX + name.upper(): str(value)
+        ENV_PREFIX + name.upper(): "" if value is None else str(value)
         for name, value in asdict(config).items()
-        if value is not None
     }
     return {**values, CONFIG_FILE_VARIABLE: ""}
 

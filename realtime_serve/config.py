@@ -1,6 +1,6 @@
 """One loader for one frozen ServerConfig: file < environment < arguments.
 
-A TOML file (flat keys, or a [realtime_serve] table) is overridden by
+A TOML file (flat keys, or one [realtime_serve] table) is overridden by
 REALTIME_SERVE_* variables, and those by arguments. A key that is not a field of
 ServerConfig is an error that lists the fields: a misspelt limit must not pass
 as the default.
@@ -12,7 +12,6 @@ import dataclasses
 import os
 import re
 import tomllib
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,11 +24,13 @@ ENV_PREFIX = "REALTIME_SERVE_"
 CONFIG_FILE_VARIABLE = "REALTIME_SERVE_CONFIG"
 TOML_TABLE = "realtime_serve"
 
-_SIZE = re.compile(r"(\d+)\s*([KMG]i?B|B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,20})\s*([KMG]i?B|B)?", re.IGNORECASE)  # 20 digits: any 64-bit number
 _SIZE_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 _FIELD_TYPES = typing.get_type_hints(ServerConfig)
+_NUMBERS: dict[Any, type[int] | type[float]]
+_NUMBERS = {int: int, int | None: int, float: float, float | None: float}
 FIELDS = tuple(field.name for field in dataclasses.fields(ServerConfig))
 
 
@@ -59,19 +60,24 @@ def load_config(
     values |= _from_environment(environ)
     values |= {name: value for name, value in arguments.items() if value is not None}
     _refuse_unknown(values, "argument")
-    return ServerConfig(**{name: _convert(name, value) for name, value in values.items()})
+    return ServerConfig(**{name: _parsed(name, value) for name, value in values.items()})
 
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, not TOML, or a huge integer
         raise ConfigError(f"Cannot read the configuration file {path}: {error}") from error
-    values = document.get(TOML_TABLE, document)
+    values = document.pop(TOML_TABLE) if TOML_TABLE in document else document
     if not isinstance(values, dict):
         raise ConfigError(f"{TOML_TABLE} in {path} must be a table.")
+    if values is not document and document:
+        raise ConfigError(
+            f"{path} has keys beside its table [{TOML_TABLE}]: {', '.join(sorted(document))}. "
+            "Move them into the table or remove them."
+        )
     _refuse_unknown(values, f"key in {path}")
-    return dict(values)
+    return values
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -93,30 +99,19 @@ def _refuse_unknown(values: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _convert(name: str, value: Any) -> Any:
-    """Bring one value to its field's type; strings come from the environment."""
-    target = _plain_type(_FIELD_TYPES[name])
-    if isinstance(value, str) and name.endswith("_bytes"):
+def _parsed(name: str, value: Any) -> Any:
+    """Read a number or a size given as a string; ServerConfig checks everything else."""
+    if not isinstance(value, str):
+        return value
+    if name.endswith("_bytes"):
         return _parse_size(name, value)
-    if isinstance(value, str) and target in (int, float):
-        return _parse_number(name, value, target)
-    if target is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, bool) or not isinstance(value, target):
-        raise ConfigError(f"{name} must be of type {target.__name__}, not {value!r}.", param=name)
-    return value
+    number = _NUMBERS.get(_FIELD_TYPES[name])
+    return value if number is None else _parse_number(name, value, number)
 
 
-def _plain_type(annotation: Any) -> type:
-    """The one concrete type behind `X | None` or a Literal of strings."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not types.NoneType)
-    return str if typing.get_origin(annotation) is typing.Literal else annotation
-
-
-def _parse_number(name: str, text: str, target: type) -> int | float:
+def _parse_number(name: str, text: str, number: type[int] | type[float]) -> float:
     try:
-        return target(text)  # type: ignore[no-any-return]
+        return number(text)
     except ValueError:
         raise ConfigError(f"{name} must be a number, not {text!r}.", param=name) from None
 

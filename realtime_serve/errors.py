@@ -78,14 +78,6 @@ class MethodNotAllowedError(ServeError):
     default_code = "method_not_allowed"
 
 
-class BodyTimeoutError(ServeError):
-    """The request's body arrived too slowly."""
-
-    status = 408
-    type = "invalid_request_error"
-    default_code = "body_timeout"
-
-
 class BodyTooLargeError(ServeError):
     """The request's body is longer than max_body_bytes."""
 

@@ -6,6 +6,7 @@ in the hub; its queue; and the inference thread, which owns the network.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import importlib.util
 import os
@@ -22,6 +23,7 @@ from realtime_serve.errors import (
     ConfigError,
     ContextLengthExceededError,
     InvalidRequestError,
+    ModelLoadError,
     ModelNotFoundError,
     NotReadyError,
 )
@@ -29,7 +31,7 @@ from realtime_serve.native import Lock, new_parker
 from realtime_serve.nn.interface import CausalLM
 from realtime_serve.stream import TokenStream
 from realtime_serve.text.model import TextModel, load_gguf_text, load_hf_text
-from realtime_serve.types import BatchConfig, InferenceRequest, ModelConfig, RequestPriority
+from realtime_serve.types import BatchConfig, InferenceRequest, ModelConfig
 from realtime_serve.weights.checkpoint import Checkpoint, open_checkpoint
 from realtime_serve.worker import EngineLoader, InferenceThread, Notify, WorkerState
 
@@ -103,13 +105,17 @@ class Model:
         return None if self.stats is None else self.stats.max_model_len
 
     @property
-    def num_waiting(self) -> int:
-        """Requests waiting for a seat."""
-        return len(self._batch)
+    def num_running(self) -> int:
+        """Requests that hold KV blocks, those that wait for a slow reader included."""
+        stats = self.stats
+        return 0 if stats is None else stats.num_running + stats.num_paused
 
-    def num_waiting_of(self, priority: RequestPriority) -> int:
-        """Requests of one class waiting for a seat."""
-        return self._batch.depth(priority)
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a seat or, seated, for KV blocks."""
+        stats = self.stats
+        seated = 0 if stats is None else stats.num_waiting + stats.num_preempted
+        return len(self._batch) + seated
 
     def start(self) -> None:
         """Start loading on the inference thread."""
@@ -126,7 +132,9 @@ class Model:
             NotReadyError: The timeout passed first.
         """
         self._thread.wait_loaded(new_parker(), timeout_s)
-        self._require_ready()
+        if self._thread.failure is not None:
+            raise ModelLoadError(f"{self.name}: {self._thread.failure}")
+        self.require_ready()
 
     def submit(self, request: InferenceRequest) -> TokenStream:
         """Queue a request and open its stream.
@@ -143,7 +151,7 @@ class Model:
             InvalidRequestError: A stop token is not in the vocabulary.
             OverloadedError: The queue is full.
         """
-        self._require_ready()
+        self.require_ready()
         self._require_fit(len(request.prompt_token_ids))
         self._require_known(request.sampling.stop_token_ids)
         stream = TokenStream(
@@ -186,19 +194,24 @@ class Model:
 
     def take_notices(self) -> list[str]:
         """What the inference thread had to say since the last call."""
-        notices = self._thread.notices
-        return [notices.popleft() for _ in range(len(notices))]
+        taken = []
+        with contextlib.suppress(IndexError):  # another thread may take them too
+            while True:
+                taken.append(self._thread.notices.popleft())
+        return taken
 
-    def _require_ready(self) -> None:
+    def require_ready(self) -> None:
+        """Refuse a request that cannot be served now, before any work is done for it.
+
+        Raises:
+            NotReadyError: The model is loading, draining, gone or has failed.
+        """
         state = self.state
         if state is ModelState.READY:
             return
-        failure = self._thread.failure
-        if failure is not None:
-            raise failure
+        advice = "The server's log says why." if state is ModelState.FAILED else "Retry later."
         raise NotReadyError(
-            f"The model {self.name!r} is {state.value}. Retry later.",
-            retry_after_s=LOADING_RETRY_S,
+            f"The model {self.name!r} is {state.value}. {advice}", retry_after_s=LOADING_RETRY_S
         )
 
     def _require_fit(self, num_prompt_tokens: int) -> None:

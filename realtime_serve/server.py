@@ -18,7 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from realtime_serve.errors import ConfigError, NotReadyError, ServeError
+from realtime_serve.errors import (
+    ConfigError,
+    InvalidRequestError,
+    NotReadyError,
+    ServeError,
+)
 from realtime_serve.models import (
     Model,
     ModelRegistry,
@@ -42,9 +47,6 @@ from realtime_serve.types import (
 
 logger = logging.getLogger("realtime_serve")
 
-JOIN_TIMEOUT_S = 10.0
-"""How long shutdown waits for a step that is under way; a step takes well under a second."""
-
 LARGE_TEXT_CHARS = 8 * 1024
 """Longer text is tokenised off the hub: 9 KB take 3 ms, and tokenising holds the GIL."""
 
@@ -57,8 +59,8 @@ class Health:
         ready: Whether requests are served now.
         models: State of each model by name.
         open_streams: Streams that have not ended.
-        running: Sequences seated in all engines.
-        waiting: Requests queued before all engines.
+        running: Requests that hold KV blocks in an engine.
+        waiting: Requests that wait for a seat or for blocks.
     """
 
     ready: bool
@@ -71,8 +73,8 @@ class Health:
 class InferenceServer:
     """Serves models to the threads and greenlets of one process.
 
-    Any thread may call any method. As a context manager it loads the configured model,
-    if one is configured, and shuts down at the end.
+    Any thread may call any method. Models are registered, or else the configured one is
+    loaded at the first use. As a context manager it shuts down at the end.
 
     Args:
         config: Limits and the model to serve; None takes all defaults.
@@ -82,19 +84,12 @@ class InferenceServer:
         self.config = config if config is not None else ServerConfig()
         self.registry = ModelRegistry()
         self.streams = StreamManager()
-        self.started_at_s = time.monotonic()
         self._lock = Lock()
         self._pid: int | None = None
         self._closed = False
 
     def __enter__(self) -> Self:
-        """Load the configured model, if the configuration names one, and wait for it.
-
-        Raises:
-            ModelLoadError: It cannot be loaded.
-        """
-        if self.config.model is not None:
-            self.register_model()
+        """Use the server as a context manager."""
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -179,11 +174,14 @@ class InferenceServer:
                 self._pid = os.getpid()
                 # Joined before the interpreter goes, or torch aborts the process.
                 atexit.register(self.shutdown)
-            elif self._pid != os.getpid():
-                raise ConfigError(
-                    "This InferenceServer was started before a fork and cannot serve after "
-                    "it. Start it in the worker process: the app does so by itself."
-                )
+        self._require_no_fork()
+
+    def _require_no_fork(self) -> None:
+        if self._pid not in (None, os.getpid()):
+            raise ConfigError(
+                "This InferenceServer was started before a fork and cannot serve after it. "
+                "Start it in the worker process: the app does so by itself."
+            )
 
     # --- requests -------------------------------------------------------------
 
@@ -202,6 +200,7 @@ class InferenceServer:
             OverloadedError: The queue is full.
             NotReadyError: The model is loading, draining or gone.
         """
+        self._require_no_fork()
         self.log_notices()
         stream = self.registry.resolve(request.model).submit(request)
         self.streams.add(stream)
@@ -231,7 +230,7 @@ class InferenceServer:
         Raises:
             ServeError: As `submit`, or the messages do not suit the model's template.
         """
-        served = self.registry.resolve(model)
+        served = self._model(model)
         if isinstance(prompt, str):
             token_ids = self.encode_prompt(served, prompt)
         else:
@@ -247,13 +246,22 @@ class InferenceServer:
         return self.submit(request)
 
     def complete(
-        self, prompt: str | Sequence[Mapping[str, Any]], **arguments: Any
+        self,
+        prompt: str | Sequence[Mapping[str, Any]],
+        *,
+        model: str | None = None,
+        sampling: SamplingParams | None = None,
+        priority: RequestPriority = RequestPriority.NORMAL,
+        timeout_s: float | None = None,
     ) -> InferenceResponse:
         """Generate, wait for the end, and return the whole answer.
 
         Args:
-            prompt: As for `generate`.
-            **arguments: As for `generate`.
+            prompt: As for `generate`, like all that follow.
+            model: Its name.
+            sampling: How to generate.
+            priority: Class in the waiting queue.
+            timeout_s: Seconds until DeadlineExceededError.
 
         Returns:
             The answer.
@@ -261,8 +269,19 @@ class InferenceServer:
         Raises:
             ServeError: As `generate`, or the generation failed.
         """
-        with self.generate(prompt, **arguments) as stream:
-            return collect(stream)
+        with self.generate(
+            prompt, model=model, sampling=sampling, priority=priority, timeout_s=timeout_s
+        ) as stream:
+            return to_response(stream, list(stream))
+
+    def _model(self, name: str | None) -> Model:
+        """The model of that name; the configured one is loaded if there is none at all."""
+        if len(self.registry) == 0:
+            with contextlib.suppress(InvalidRequestError):  # another thread was first
+                self.register_model()
+        model = self.registry.resolve(name)
+        model.require_ready()
+        return model
 
     def encode_prompt(self, model: Model, text: str) -> list[int]:
         """Token ids of a text prompt, special tokens in it taken literally.
@@ -290,12 +309,13 @@ class InferenceServer:
         """State of the server and its models."""
         self.log_notices()
         models = self.registry.all()
-        stats = [model.stats for model in models if model.stats is not None]
         return Health(
-            ready=bool(models) and all(model.state is ModelState.READY for model in models),
+            ready=self._pid == os.getpid()
+            and bool(models)
+            and all(model.state is ModelState.READY for model in models),
             models={model.name: model.state for model in models},
             open_streams=len(self.streams),
-            running=sum(figures.num_running for figures in stats),
+            running=sum(model.num_running for model in models),
             waiting=sum(model.num_waiting for model in models),
         )
 
@@ -315,29 +335,14 @@ class InferenceServer:
         models = self.registry.all()
         for model in models:
             model.stop()
-        for model in models:
-            model.join(JOIN_TIMEOUT_S)
+        for model in models:  # without a limit: finalising under a running step aborts
+            model.join()
 
     def log_notices(self) -> None:
         """Log what the inference threads have to say; they may not log themselves."""
         for model in self.registry.all():
             for notice in model.take_notices():
                 logger.warning("%s: %s", model.name, notice)
-
-
-def collect(stream: TokenStream) -> InferenceResponse:
-    """Read a stream to its end.
-
-    Args:
-        stream: An open stream.
-
-    Returns:
-        The whole answer.
-
-    Raises:
-        ServeError: The generation failed, expired or was cancelled.
-    """
-    return to_response(stream, list(stream))
 
 
 def to_response(stream: TokenStream, tokens: Sequence[StreamToken]) -> InferenceResponse:

@@ -28,7 +28,7 @@ from realtime_serve.errors import (
     RequestCancelledError,
     ServeError,
 )
-from realtime_serve.native import Lock, Parker, new_parker
+from realtime_serve.native import Parker, new_parker
 from realtime_serve.text.detokenizer import Detokenizer
 from realtime_serve.text.stop import StopMatcher
 from realtime_serve.types import FinishReason, InferenceRequest, StreamToken, Usage
@@ -236,7 +236,14 @@ class TokenStream:
             if self._ring.cancel_state == ring_states.CANCELLED:
                 self._finish(FinishReason.CANCELLED)
                 return []
-            tokens = self._read_ready()
+            try:
+                tokens = self._read_ready()
+            except Exception as cause:  # a token that cannot be decoded fails its own stream
+                self._ask_to_end(FinishReason.CANCELLED)
+                self.feed.error = EngineError("The answer could not be decoded.")
+                self.feed.error.__cause__ = cause
+                self._finish(FinishReason.ERROR)
+                return []
             if tokens or self.ended:
                 return tokens
             now_s = time.monotonic()
@@ -327,7 +334,8 @@ class TokenStream:
 
     def _finish(self, reason: FinishReason) -> None:
         self.finish_reason = reason
-        self.error = self.feed.error or _default_error(reason)
+        failed = reason is FinishReason.ERROR and self.feed.error is not None
+        self.error = self.feed.error if failed else _default_error(reason)
         self.statistics.finished_at_s = time.monotonic()
         callbacks, self._end_callbacks = self._end_callbacks, []
         for callback in callbacks:
@@ -347,33 +355,26 @@ def _default_error(reason: FinishReason) -> ServeError | None:
 
 
 class StreamManager:
-    """The open streams of a process, so that they can be counted and closed.
+    """The open streams of a process, so that they can be counted. Any thread may call.
 
-    Holds them weakly: being listed keeps no forgotten stream alive. Any thread may call.
+    Holds them weakly: being listed keeps no forgotten stream alive. It has no lock,
+    since a stream may be collected, and so leave the table, in the middle of any
+    allocation; each operation on the dict is atomic by itself.
     """
 
     def __init__(self) -> None:
-        self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
-        self._lock = Lock()
+        self._streams: dict[int, weakref.ref[TokenStream]] = {}
 
     def __len__(self) -> int:
         """Open streams."""
-        with self._lock:
-            return len(self._streams)
+        return len(self._streams)
 
     def add(self, stream: TokenStream) -> None:
-        """List a stream until it ends."""
-        with self._lock:
-            self._streams.add(stream)
-        stream.add_end_callback(self._discard)
+        """List a stream until it ends or is forgotten."""
+        key, streams = id(stream), self._streams
 
-    def cancel_all(self) -> None:
-        """Close every open stream and wake its reader."""
-        with self._lock:
-            streams = list(self._streams)
-        for stream in streams:
-            stream.cancel()
+        def discard(_: object) -> None:
+            streams.pop(key, None)
 
-    def _discard(self, stream: TokenStream) -> None:
-        with self._lock:
-            self._streams.discard(stream)
+        streams[key] = weakref.ref(stream, discard)
+        stream.add_end_callback(discard)

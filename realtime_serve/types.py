@@ -7,9 +7,10 @@ and end in _at_s. None means "not set", never -1 or 0.
 from __future__ import annotations
 
 import enum
-import math
-from dataclasses import dataclass, field
-from typing import Literal
+import sys
+import typing
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from realtime_serve.errors import ConfigError, InvalidRequestError
 
@@ -25,6 +26,12 @@ MAX_STOP_STRING_CHARS = 1024
 """Bounds what the stop matcher holds back from a stream."""
 
 MAX_STOP_TOKEN_IDS = 256
+
+MAX_QUEUE_DEPTH = 2**20
+"""The native queue's MAX_CAPACITY, repeated: configuring must not load native code."""
+
+MAX_RING_CAPACITY = 2**20
+"""The native ring's MAX_CAPACITY, repeated for the same reason."""
 
 
 class RequestPriority(enum.IntEnum):
@@ -108,22 +115,12 @@ class SamplingParams:
 
     def _check_filters(self) -> None:
         _require(
-            math.isfinite(self.temperature) and 0.0 <= self.temperature <= 2.0,
-            "temperature must be between 0 and 2.",
-            "temperature",
+            0.0 <= self.temperature <= 2.0, "temperature must be between 0 and 2.", "temperature"
         )
-        _require(
-            math.isfinite(self.top_p) and 0.0 < self.top_p <= 1.0,
-            "top_p must be greater than 0 and at most 1.",
-            "top_p",
-        )
+        _require(0.0 < self.top_p <= 1.0, "top_p must be greater than 0 and at most 1.", "top_p")
         if self.top_k is not None:
             _require(self.top_k >= 1, "top_k must be at least 1, or left out.", "top_k")
-        _require(
-            math.isfinite(self.min_p) and 0.0 <= self.min_p <= 1.0,
-            "min_p must be between 0 and 1.",
-            "min_p",
-        )
+        _require(0.0 <= self.min_p <= 1.0, "min_p must be between 0 and 1.", "min_p")
 
     def _check_stops(self) -> None:
         _require(
@@ -153,10 +150,10 @@ class InferenceRequest:
         request_id: Unique id, echoed in answers and log lines.
         model: Name under which the model is served.
         prompt_token_ids: The prompt, at least one token.
-        sampling: How to generate. `max_tokens` is resolved before the request is queued.
+        sampling: How to generate; `max_tokens` is cut to the room that the context leaves.
         priority: Class in the waiting queue.
         deadline_at_s: Instant after which the answer is worthless, or None.
-        client_id: Whom to charge: a key's digest or an address, or None.
+        client_id: Whom to charge, such as an address, or None.
 
     Raises:
         InvalidRequestError: The prompt is empty.
@@ -227,9 +224,43 @@ class InferenceResponse:
     usage: Usage
 
 
-def _positive(name: str, value: float | None) -> None:
-    if value is not None and value <= 0:
-        raise ConfigError(f"{name} must be greater than 0, not {value}.", param=name)
+_ACCEPTED: dict[Any, Any] = {
+    float: int | float,
+    float | None: int | float | None,
+    DType: object,  # its own check lists the values
+}
+"""What passes for a field's annotation, where that is not the annotation itself."""
+
+
+def _check_types(config: BatchConfig | ModelConfig | ServerConfig) -> None:
+    annotations = typing.get_type_hints(type(config))
+    for each in fields(config):
+        value = getattr(config, each.name)
+        accepted = _ACCEPTED.get(annotations[each.name], annotations[each.name])
+        if isinstance(value, bool) or not isinstance(value, accepted):  # no field is a bool
+            raise ConfigError(
+                f"{each.name} must be of type {each.type}, not {value!r}.", param=each.name
+            )
+        if isinstance(value, str):
+            _check_text(each.name, value)
+
+
+def _check_text(name: str, text: str) -> None:
+    """Refuse what an environment variable cannot hold: empty there means "not set"."""
+    if not text or "\0" in text:
+        raise ConfigError(
+            f"{name} must not be empty or contain NUL; leave it out for its default.", param=name
+        )
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value <= sys.float_info.max:  # false for nan, too
+        raise ConfigError(f"{name} must be greater than 0 and finite, not {value}.", param=name)
+
+
+def _check_at_most(name: str, value: int, maximum: int) -> None:
+    if value > maximum:
+        raise ConfigError(f"{name} must be at most {maximum}, not {value}.", param=name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,12 +270,13 @@ class BatchConfig:
     Args:
         max_num_seqs: Most sequences seated in the engine at once.
         max_batch_tokens: Token budget of one step; a longer prompt is computed in chunks.
-        max_queue_depth: Most requests waiting for a seat; one more is refused with 503.
+        max_queue_depth: Most requests waiting for a seat; one more is refused with 503. At
+            most MAX_QUEUE_DEPTH.
         ring_capacity: Tokens one stream may run ahead of its reader before its sequence
-            is paused.
+            is paused. At most MAX_RING_CAPACITY.
 
     Raises:
-        ConfigError: A value is out of range.
+        ConfigError: A value has the wrong type or is out of range; `param` names it.
     """
 
     max_num_seqs: int = 64
@@ -253,9 +285,12 @@ class BatchConfig:
     ring_capacity: int = 256
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the types and the ranges."""
+        _check_types(self)
         for name in ("max_num_seqs", "max_batch_tokens", "max_queue_depth", "ring_capacity"):
-            _positive(name, getattr(self, name))
+            _check_positive(name, getattr(self, name))
+        _check_at_most("max_queue_depth", self.max_queue_depth, MAX_QUEUE_DEPTH)
+        _check_at_most("ring_capacity", self.ring_capacity, MAX_RING_CAPACITY)
         if self.max_batch_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"max_batch_tokens ({self.max_batch_tokens}) must be at least max_num_seqs "
@@ -271,28 +306,27 @@ class ModelConfig:
     Args:
         path: A GGUF file or a Hugging Face directory; None takes the default model.
         name: Name under which it is served; None derives one from the path.
-        version: Version label.
         dtype: Arithmetic of the network; "auto" takes bfloat16 where the CPU has it.
         max_model_len: Longest prompt plus output in tokens; None takes the model's own.
         kv_cache_bytes: Memory for the KV cache.
         num_threads: Threads of one step; None takes the CPUs this process may use.
 
     Raises:
-        ConfigError: A value is out of range.
+        ConfigError: A value has the wrong type or is out of range; `param` names it.
     """
 
     path: str | None = None
     name: str | None = None
-    version: str = "1"
     dtype: DType = "auto"
     max_model_len: int | None = None
     kv_cache_bytes: int = 512 * 1024 * 1024
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the types and the ranges."""
+        _check_types(self)
         for name in ("max_model_len", "kv_cache_bytes", "num_threads"):
-            _positive(name, getattr(self, name))
+            _check_positive(name, getattr(self, name))
         if self.dtype not in DTYPES:
             raise ConfigError(
                 f"dtype must be one of {', '.join(DTYPES)}, not {self.dtype!r}.", param="dtype"
@@ -318,11 +352,12 @@ class ServerConfig:
         keep_alive_s: A silent stream gets an SSE comment this often.
         rate_limit_rpm: Requests a minute that one client may make; None is no limit.
         rate_limit_burst: Requests a client may make at once; None is one minute's worth.
+            Only beside rate_limit_rpm.
         host: Address to bind.
         port: Port to bind.
 
     Raises:
-        ConfigError: A value is out of range.
+        ConfigError: A value has the wrong type or is out of range; `param` names it.
     """
 
     model: str | None = None
@@ -343,16 +378,17 @@ class ServerConfig:
     port: int = 8000
 
     def __post_init__(self) -> None:
-        """Check the ranges; the model's and the batch's are checked by their own types."""
+        """Check all types, and the ranges that the model's and the batch's types do not."""
+        _check_types(self)
         self.model_config()
         self.batch_config()
-        for name in (
-            "max_body_bytes",
-            "keep_alive_s",
-            "rate_limit_rpm",
-            "rate_limit_burst",
-        ):
-            _positive(name, getattr(self, name))
+        for name in ("max_body_bytes", "keep_alive_s", "rate_limit_rpm", "rate_limit_burst"):
+            _check_positive(name, getattr(self, name))
+        if self.rate_limit_burst is not None and self.rate_limit_rpm is None:
+            raise ConfigError(
+                "rate_limit_burst has no effect without rate_limit_rpm: set both or neither.",
+                param="rate_limit_burst",
+            )
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port must be between 0 and 65535, not {self.port}.", param="port")
 

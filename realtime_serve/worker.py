@@ -15,11 +15,12 @@ import enum
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TypeAlias
 
 from realtime_serve.batch import BatchScheduler
 from realtime_serve.engine.interface import Engine, EngineStats, Finished
-from realtime_serve.errors import EngineError, ModelLoadError, NotReadyError, ServeError
+from realtime_serve.errors import EngineError, InvalidRequestError, NotReadyError, ServeError
 from realtime_serve.native import NativeThread, Parker
 from realtime_serve.stream import StreamFeed
 from realtime_serve.types import FinishReason
@@ -56,15 +57,14 @@ class InferenceThread:
 
     def __init__(self, name: str, load: EngineLoader, batch: BatchScheduler) -> None:
         self.state = WorkerState.LOADING
-        self.failure: ServeError | None = None
+        self.failure: str | None = None
         self.stats: EngineStats | None = None
         self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
-        self.stepped_at_s = time.monotonic()
         self._load: EngineLoader | None = load
         self._batch = batch
         self._seated: dict[str, StreamFeed] = {}
         self._stopping = False
-        self._watchers: deque[Parker] = deque()
+        self._watchers: dict[int, Parker] = {}
         self._thread = NativeThread(self._run, name)
 
     def start(self) -> None:
@@ -74,7 +74,7 @@ class InferenceThread:
     def stop(self) -> None:
         """Ask the thread to end; unfinished streams end as cancelled. Does not wait."""
         self._stopping = True
-        self._end_all(self._batch.close(), _shutting_down())
+        _end_all(self._batch.close(), _shutting_down)
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the thread's end without the GIL.
@@ -98,14 +98,16 @@ class InferenceThread:
             False if the timeout passed first.
         """
         give_up_at_s = None if timeout_s is None else time.monotonic() + timeout_s
-        self._watchers.append(parker)
-        while self.state is WorkerState.LOADING:
-            remaining_s = None if give_up_at_s is None else give_up_at_s - time.monotonic()
-            if remaining_s is not None and remaining_s <= 0:
-                self._watchers.remove(parker)
-                return False
-            parker.park(remaining_s)
-        return True
+        self._watchers[id(parker)] = parker
+        try:
+            while self.state is WorkerState.LOADING:
+                remaining_s = None if give_up_at_s is None else give_up_at_s - time.monotonic()
+                if remaining_s is not None and remaining_s <= 0:
+                    return False
+                parker.park(remaining_s)
+            return True
+        finally:
+            self._watchers.pop(id(parker), None)
 
     # --- on the inference thread ----------------------------------------------
 
@@ -125,33 +127,54 @@ class InferenceThread:
         except Exception as error:
             self._fail(error, "The engine stopped")
         else:
-            self._end_all(self._seated.values(), _shutting_down())
+            _end_all(self._seated.values(), _shutting_down)
             self._enter(WorkerState.STOPPED)
         finally:
+            self.stats = None
             engine.close()
 
     def _serve(self, engine: Engine) -> None:
         stalled = False
         while not self._stopping:
-            self._admit(engine, may_wait=stalled or engine.num_sequences == 0)
+            can_compute = engine.num_sequences > 0 and not stalled
+            wait_s = 0.0 if can_compute else self._patience_s()
+            for feed in self._batch.take(engine.free_slots, wait_s):
+                self._admit(engine, feed)
             if engine.num_sequences > 0 and not self._stopping:
                 stalled = self._step(engine)
 
-    def _admit(self, engine: Engine, *, may_wait: bool) -> None:
-        """Seat the best waiting requests; with nothing to compute, wait for one or a kick."""
-        for feed in self._batch.take(engine.free_slots, None if may_wait else 0.0):
-            try:
-                engine.add(feed.request, feed.ring)
-            except ServeError as error:
-                self._end_all([feed], error)
-            else:
-                self._seated[feed.request.request_id] = feed
+    def _patience_s(self) -> float | None:
+        """How long nothing can change but by a kick: until the first deadline passes."""
+        deadlines = [
+            feed.request.deadline_at_s
+            for feed in self._seated.values()
+            if feed.request.deadline_at_s is not None
+        ]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _admit(self, engine: Engine, feed: StreamFeed) -> None:
+        """Seat a request, or end it with the reason; nobody else pays for its mistake."""
+        request_id = feed.request.request_id
+        try:
+            if request_id in self._seated:
+                raise InvalidRequestError(f"A request with the id {request_id!r} is running.")
+            engine.add(feed.request, feed.ring)
+        except Exception as error:
+            _end_all([feed], partial(self._as_serve_error, error))
+        else:
+            self._seated[request_id] = feed
+
+    def _as_serve_error(self, error: Exception) -> ServeError:
+        """The error itself if it speaks for itself; of any other, only the log says more."""
+        if isinstance(error, ServeError):
+            return error
+        self.notices.append(f"a request failed: {type(error).__name__}: {error}")
+        return EngineError("The model failed on this request.")
 
     def _step(self, engine: Engine) -> bool:
         """Run one step and deliver it; True if no sequence could move."""
         start_s = time.monotonic()
         output = engine.step(start_s)
-        self.stepped_at_s = time.monotonic()
         for request_id in output.started:
             self._seated[request_id].statistics.scheduled_at_s = start_s
         touched = {request_id: self._seated[request_id] for request_id in output.updated}
@@ -172,28 +195,26 @@ class InferenceThread:
 
     def _fail(self, error: Exception, what: str) -> None:
         """End for good: refuse new requests and end every stream with the reason."""
-        if isinstance(error, ServeError):
-            self.failure = error
-        else:
-            kind = ModelLoadError if self.state is WorkerState.LOADING else EngineError
-            self.failure = kind(f"{what}: {type(error).__name__}: {error}")
-        self.notices.append(self.failure.message)
+        detail = error.message if isinstance(error, ServeError) else repr(error)
+        self.failure = f"{what}: {detail}"
+        self.notices.append(self.failure)
         self._enter(WorkerState.FAILED)
-        self._end_all([*self._batch.close(), *self._seated.values()], self.failure)
-
-    def _end_all(self, feeds: Iterable[StreamFeed], error: ServeError) -> None:
-        feeds = list(feeds)
-        for feed in feeds:
-            feed.end(FinishReason.ERROR, error)
-        _wake(feeds)
+        _end_all([*self._batch.close(), *self._seated.values()], _failed)
 
     def _enter(self, state: WorkerState) -> None:
         """Publish a state; those who wait for it look again."""
         self.state = state
-        while self._watchers:  # appending and popping are atomic: no lock to wait for
-            parker = self._watchers.popleft()
+        for parker in list(self._watchers.values()):  # atomic: no lock to wait for
             parker.waker.add(parker)
             parker.waker.flush()
+
+
+def _end_all(feeds: Iterable[StreamFeed], make_error: Callable[[], ServeError]) -> None:
+    """End streams, each with an error of its own: raising one adds to its traceback."""
+    feeds = list(feeds)
+    for feed in feeds:
+        feed.end(FinishReason.ERROR, make_error())
+    _wake(feeds)
 
 
 def _wake(feeds: Iterable[StreamFeed]) -> None:
@@ -204,6 +225,10 @@ def _wake(feeds: Iterable[StreamFeed]) -> None:
         wakers.add(feed.parker.waker)
     for waker in wakers:
         waker.flush()
+
+
+def _failed() -> EngineError:
+    return EngineError("The model has failed; the server's log says why.")
 
 
 def _shutting_down() -> NotReadyError:

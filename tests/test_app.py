@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,10 +127,65 @@ def test_our_errors_keep_the_envelope_inside_a_host(server: InferenceServer) -> 
         assert set(answer.json["error"]) == {"message", "type", "param", "code"}
 
 
-def test_two_servers_live_in_one_app(server: InferenceServer) -> None:
+def test_two_servers_live_in_one_app_under_two_names(server: InferenceServer) -> None:
     app = host_app(server)
-    with serve(EndlessAlphabet) as other, pytest.raises(ValueError, match="already registered"):
-        RealtimeServe(other).init_app(app, url_prefix="/more")
+    with serve(EndlessAlphabet) as other:
+        RealtimeServe(other).init_app(app, url_prefix="/more", name="more")
+        client = app.test_client()
+        for prefix, text in (("/ai", "xyz"), ("/more", "xyzab")):
+            answer = client.post(prefix + COMPLETIONS, json=body(max_tokens=5))
+            assert answer.json is not None
+            assert answer.json["choices"][0]["text"] == text
+
+
+def test_a_hosts_own_refusal_stays_as_it_is(server: InferenceServer) -> None:
+    app = host_app(server)
+
+    @app.before_request
+    def refuse() -> tuple[str, int]:
+        return "the host says no", 401
+
+    answer = app.test_client().post("/ai" + COMPLETIONS, json=body())
+    assert (answer.status_code, answer.data) == (401, b"the host says no")
+
+
+def test_a_host_that_loses_the_response_frees_the_seat() -> None:
+    with serve(EndlessAlphabet) as server:
+        app = host_app(server)
+
+        @app.after_request
+        def fail(response: Response) -> Response:
+            raise RuntimeError("the host's mistake")
+
+        answer = app.test_client().post("/ai" + COMPLETIONS, json=body(stream=True))
+        assert answer.status_code == 500
+        wait_until(lambda: server.health().open_streams == 0)
+        wait_until(lambda: server.health().running == 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [(COMPLETIONS, {"POST", "OPTIONS"}), ("/v1/models", {"GET", "HEAD", "OPTIONS"})],
+)
+def test_options_names_the_methods_that_work(
+    client: FlaskClient, path: str, allowed: set[str]
+) -> None:
+    answer = client.options(path)
+    assert answer.status_code == 204
+    assert set(answer.allow) == allowed
+    refused = client.delete(path)
+    assert refused.status_code == 405
+    assert set(refused.allow) == allowed
+
+
+def test_a_model_that_cannot_be_opened_is_503_and_the_app_lives_on(tmp_path: Path) -> None:
+    app = create_app(ServerConfig(model=str(tmp_path / "absent.gguf")))
+    client = app.test_client()
+    assert client.get("/health/live").status_code == 200
+    answer = client.post(COMPLETIONS, json=body())
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert client.get("/health/ready").status_code == 503
 
 
 # --- middleware ---------------------------------------------------------------
@@ -204,8 +260,11 @@ def test_a_limited_client_gets_429_with_a_time_and_its_headers() -> None:
         assert int(refused.headers["Retry-After"]) >= 1
         assert int(refused.headers["retry-after-ms"]) >= 1
         assert refused.headers["x-ratelimit-remaining-requests"] == "0"
-        other = client.post(COMPLETIONS, json=body(), headers={"Authorization": "Bearer other"})
-        assert other.status_code == 200
+        key = {"Authorization": "Bearer invented"}  # nobody has checked it
+        assert client.post(COMPLETIONS, json=body(), headers=key).status_code == 429
+        neighbour = {"REMOTE_ADDR": "127.0.0.2"}
+        answer = client.post(COMPLETIONS, json=body(), environ_base=neighbour)
+        assert answer.status_code == 200
         assert client.get("/health/live").status_code == 200
 
 

@@ -85,14 +85,6 @@ def test_a_taken_request_cannot_be_removed() -> None:
     assert not batch.remove(handle)
 
 
-def test_depths_are_counted_by_class() -> None:
-    batch = scheduler()
-    for priority in (HIGH, LOW, LOW):
-        batch.put("x", priority)
-    assert [batch.depth(p) for p in RequestPriority] == [1, 0, 2]
-    assert len(batch) == 3
-
-
 def test_a_closed_queue_hands_back_what_waited_and_takes_no_more() -> None:
     batch = scheduler()
     batch.put("a", LOW)

@@ -62,7 +62,13 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed(
         ("MAX_NUM_SEQS", "0"),
         ("MAX_NUM_SEQS", "1.5"),
         ("KV_CACHE_BYTES", "much"),
+        ("KV_CACHE_BYTES", "9" * 9999),
         ("KEEP_ALIVE_S", "-1"),
+        ("KEEP_ALIVE_S", "nan"),
+        ("RATE_LIMIT_RPM", "inf"),
+        ("RATE_LIMIT_BURST", "5"),
+        ("RING_CAPACITY", "1048577"),
+        ("MAX_QUEUE_DEPTH", "1048577"),
         ("DTYPE", "int3"),
     ],
 )
@@ -72,9 +78,26 @@ def test_a_bad_value_is_refused_by_its_name(name: str, value: str) -> None:
     assert caught.value.param == name.lower()
 
 
-@pytest.mark.parametrize("text", ["port = 'x'", "port = true", "model = 5", "not toml"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "port = 'x'",
+        "port = true",
+        "model = 5",
+        "realtime_serve = 5",
+        "not toml",
+        "port = " + "9" * 9999,
+    ],
+)
 def test_a_bad_file_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
+        load_config(write(tmp_path / "serve.toml", text), environ={})
+
+
+@pytest.mark.parametrize("table", ["", "port = 4"])
+def test_keys_beside_the_table_are_refused_and_listed(table: str, tmp_path: Path) -> None:
+    text = f"port = 1\nmodle = 'x'\n[realtime_serve]\n{table}\n[tool]\nkey = 2\n"
+    with pytest.raises(ConfigError, match="modle, port, tool"):
         load_config(write(tmp_path / "serve.toml", text), environ={})
 
 

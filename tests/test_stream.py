@@ -307,11 +307,19 @@ def test_the_manager_counts_open_streams_only() -> None:
     assert len(manager) == 0
 
 
-def test_the_manager_cancels_all() -> None:
-    manager = StreamManager()
+def test_an_answer_that_is_cut_stays_good_whatever_ends_the_engine() -> None:
+    stream, ring, _ = open_stream(stop=("b",))
+    push(ring, "abc")
+    stream.feed.end(FinishReason.ERROR, EngineError("shutting down"))
+    assert "".join(token.text for token in stream) == "a"
+    assert stream.finish_reason is FinishReason.STOP
+    assert stream.error is None
+
+
+def test_a_token_that_cannot_be_decoded_fails_its_own_stream() -> None:
     stream, ring, _ = open_stream()
-    manager.add(stream)
-    manager.cancel_all()
+    ring.push(-1)  # chr() refuses it
+    with pytest.raises(EngineError, match="decoded") as caught:
+        list(stream)
+    assert isinstance(caught.value.__cause__, ValueError)
     assert ring.cancel_state == ring_states.CANCELLED
-    assert stream.read() == []
-    assert stream.ended

@@ -11,6 +11,7 @@ from typing import Any
 from realtime_serve.errors import (
     DeadlineExceededError,
     EngineError,
+    ModelLoadError,
     NotReadyError,
     OverloadedError,
     RateLimitedError,
@@ -24,20 +25,8 @@ MAX_RETRY_AFTER_S = 3600.0
 
 _RETRY = (RateLimitedError, OverloadedError, NotReadyError)
 
-_DO_NOT_RETRY = (DeadlineExceededError, EngineError)
+_DO_NOT_RETRY = (DeadlineExceededError, EngineError, ModelLoadError)
 """SDKs retry every 5xx; these would only do the same work again for nothing."""
-
-
-def error_status(error: Exception) -> int:
-    """Give the HTTP status of an error.
-
-    Args:
-        error: Whatever was raised.
-
-    Returns:
-        The status; 500 for what is no ServeError.
-    """
-    return error.status if isinstance(error, ServeError) else ServeError.status
 
 
 def error_envelope(error: Exception) -> dict[str, Any]:
@@ -49,7 +38,7 @@ def error_envelope(error: Exception) -> dict[str, Any]:
     Returns:
         `{"error": {message, type, param, code}}`, without internals.
     """
-    shown = error if isinstance(error, ServeError) else _internal_error()
+    shown = error if isinstance(error, ServeError) else internal_error()
     return {
         "error": {
             "message": shown.message,
@@ -77,7 +66,8 @@ def error_headers(error: Exception) -> dict[str, str]:
     return {}
 
 
-def _internal_error() -> ServeError:
+def internal_error() -> ServeError:
+    """What a client is told of a failure that only the log may describe."""
     return ServeError(
         "The server failed on this request; its log has more under the x-request-id.",
         code="internal_error",

@@ -14,17 +14,18 @@ from realtime_serve.middleware.metrics import CONTENT_TYPE
 from realtime_serve.server import InferenceServer
 
 
-def health_blueprint(server: InferenceServer, metrics: MetricsCollector) -> Blueprint:
+def health_blueprint(server: InferenceServer, metrics: MetricsCollector, name: str) -> Blueprint:
     """Routes /health, /health/live, /health/ready and /metrics.
 
     Args:
         server: Whose health.
         metrics: Whose figures.
+        name: Distinguishes the blueprints of several servers in one app.
 
     Returns:
         The blueprint.
     """
-    blueprint = Blueprint("realtime_serve_health", __name__)
+    blueprint = Blueprint(f"{name}_health", __name__)
     answer_errors(blueprint)
 
     @blueprint.get("/health/live")

@@ -6,7 +6,6 @@ after_request, until the stream's end.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import time
@@ -16,7 +15,7 @@ from typing import cast
 from flask import Blueprint, Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from realtime_serve.api.envelope import error_envelope, error_headers
+from realtime_serve.api.envelope import error_envelope, error_headers, internal_error
 from realtime_serve.api.json_response import json_response
 from realtime_serve.errors import (
     InvalidRequestError,
@@ -33,42 +32,45 @@ logger = logging.getLogger("realtime_serve.api")
 _PRINTABLE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 """A client's request id is echoed only if no log or header can be split by it."""
 
-_DIGEST_CHARS = 16
-"""64 bits of a key's digest tell clients apart and do not give the key away."""
-
 
 def current_context() -> RequestContext:
     """The running request's context; made by the before hook of `run_chain`."""
     return cast(RequestContext, g.realtime_serve_context)
 
 
-def run_chain(
-    blueprint: Blueprint, chain: MiddlewareChain, before_first: Callable[[], None]
-) -> None:
+def run_chain(blueprint: Blueprint, chain: MiddlewareChain, start: Callable[[], None]) -> None:
     """Have `blueprint` run the chain around its requests, and answer errors in our envelope.
 
     Args:
         blueprint: Whose requests.
         chain: Its middleware.
-        before_first: Called before every request; starts the server at the first.
+        start: Called before every request; starts what is not running yet.
     """
 
     def before_request() -> None:
         g.realtime_serve_context = context = _new_context()
         g.realtime_serve_chain = chain
-        before_first()
+        start()
         chain.before_request(context)
 
     def after_request(response: Response) -> Response:
-        context = current_context()
+        context: RequestContext | None = g.get("realtime_serve_context")
+        if context is None:  # a hook of the surrounding app has answered before ours
+            return response
         context.status = response.status_code
         chain.after_request(context)
         response.headers.update(context.headers)
         response.headers["x-request-id"] = context.request_id
         return response
 
+    def teardown_request(error: BaseException | None) -> None:
+        context: RequestContext | None = g.get("realtime_serve_context")
+        if error is not None and context is not None and context.stream is not None:
+            context.stream.close()  # its response was lost on the way, to a hook of the app's
+
     blueprint.before_request(before_request)
     blueprint.after_request(after_request)
+    blueprint.teardown_request(teardown_request)
     answer_errors(blueprint)
 
 
@@ -79,6 +81,7 @@ def follow_stream(context: RequestContext, stream: TokenStream) -> None:
 
     def on_end(ended: TokenStream) -> None:
         if ended.error is not None:
+            _log_cause(context, ended.error)
             chain.on_error(context, ended.error)
         chain.on_stream_end(context, ended)
 
@@ -108,10 +111,13 @@ def _request_id() -> str:
 
 
 def _client_id() -> str:
-    key = request.headers.get("Authorization")
-    if key:
-        return "key:" + hashlib.sha256(key.encode("utf-8")).hexdigest()[:_DIGEST_CHARS]
+    """The address: a key that nobody has checked could be another one in each request."""
     return request.remote_addr or "unknown"
+
+
+def _log_cause(context: RequestContext, error: ServeError) -> None:
+    if error.__cause__ is not None:
+        logger.error("Request %s failed", context.request_id, exc_info=error.__cause__)
 
 
 def _answer_serve_error(error: ServeError) -> Response:
@@ -146,12 +152,13 @@ def _as_serve_error(error: HTTPException) -> ServeError:
         case code if code is not None and code < 500:
             return InvalidRequestError(error.description or error.name)
         case _:
-            return ServeError("The server failed on this request.")
+            return internal_error()
 
 
 def _answer_unexpected(error: Exception) -> Response:
-    logger.exception("A request failed unexpectedly")
-    return _answer_serve_error(ServeError("The server failed on this request."))
+    context: RequestContext | None = g.get("realtime_serve_context")
+    logger.exception("Request %s failed", None if context is None else context.request_id)
+    return _answer_serve_error(internal_error())
 
 
 def _short(path: str) -> str:

@@ -17,6 +17,8 @@ from types import FrameType
 
 from flask import Flask, Response, request
 
+from realtime_serve.api.client import client_socket
+
 
 class IdleConnections:
     """The client connections of this process that wait for their next request.
@@ -36,9 +38,11 @@ class IdleConnections:
         worker_handler = signal.getsignal(signal.SIGTERM)
 
         def close_and_go_on(number: int, frame: FrameType | None) -> None:
-            self.close()
-            if callable(worker_handler):
-                worker_handler(number, frame)
+            try:
+                self.close()
+            finally:
+                if callable(worker_handler):
+                    worker_handler(number, frame)
 
         signal.signal(signal.SIGTERM, close_and_go_on)
 
@@ -49,11 +53,14 @@ class IdleConnections:
             _shut_reading(sock)
 
     def _busy(self) -> None:
-        self._sockets.discard(request.environ["gunicorn.socket"])
+        sock = client_socket(request.environ)
+        if sock is not None:
+            self._sockets.discard(sock)
 
     def _idle_when_closed(self, response: Response) -> Response:
-        sock = request.environ["gunicorn.socket"]
-        response.call_on_close(lambda: self._idle(sock))
+        sock = client_socket(request.environ)
+        if sock is not None:
+            response.call_on_close(lambda: self._idle(sock))
         return response
 
     def _idle(self, sock: socket.socket) -> None:

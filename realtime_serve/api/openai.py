@@ -8,8 +8,9 @@ parsed, encoded and formatted.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -46,6 +47,8 @@ from realtime_serve.server import InferenceServer, new_request_id, to_response
 from realtime_serve.stream import StreamStatistics, TokenStream
 from realtime_serve.types import InferenceRequest
 
+logger = logging.getLogger("realtime_serve.api")
+
 STREAM_HEADERS = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",  # nginx: pass each event on at once
@@ -54,52 +57,52 @@ STREAM_HEADERS = {
 IDLE_S = 3600.0
 """Nothing is sent while a whole answer is awaited, so idleness needs no notice."""
 
-ANY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
+ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
-WRONG_METHODS = {
-    "/v1/chat/completions": ("GET", "PUT", "PATCH", "DELETE"),
-    "/v1/completions": ("GET", "PUT", "PATCH", "DELETE"),
-    "/v1/models": ("POST", "PUT", "PATCH", "DELETE"),
-    "/v1/models/<path:name>": ("POST", "PUT", "PATCH", "DELETE"),
+ROUTES = {
+    "/v1/chat/completions": ("POST",),
+    "/v1/completions": ("POST",),
+    "/v1/models": ("GET", "HEAD"),
+    "/v1/models/<path:name>": ("GET", "HEAD"),
 }
+"""What each route answers; everything else is refused with 405."""
 
 
-def openai_blueprint(server: InferenceServer) -> Blueprint:
+def openai_blueprint(server: InferenceServer, name: str) -> Blueprint:
     """Routes under /v1.
 
     Args:
         server: Who generates.
+        name: Distinguishes the blueprints of several servers in one app.
 
     Returns:
         The blueprint; the middleware chain is not part of it yet.
     """
-    blueprint = Blueprint("realtime_serve_openai", __name__)
+    blueprint = Blueprint(f"{name}_openai", __name__)
 
-    @blueprint.post("/v1/chat/completions")
+    @blueprint.post("/v1/chat/completions", provide_automatic_options=False)
     def chat_completions() -> Response:
         call = parse_chat(_body(server))
-        model = server.registry.resolve(call.model)
-        stream = _submit(server, model, call, server.encode_chat(model, call.messages))
+        stream = _submit(server, call, lambda model: server.encode_chat(model, call.messages))
         if call.stream:
             writer = ChatChunkWriter(chat_head(**_head(call, stream)))
             return _event_stream(server, stream, writer)
         return _answer(stream, chat_completion)
 
-    @blueprint.post("/v1/completions")
+    @blueprint.post("/v1/completions", provide_automatic_options=False)
     def completions() -> Response:
         call = parse_completion(_body(server))
-        model = server.registry.resolve(call.model)
-        stream = _submit(server, model, call, server.encode_prompt(model, call.prompt))
+        stream = _submit(server, call, lambda model: server.encode_prompt(model, call.prompt))
         if call.stream:
             writer = CompletionChunkWriter(completion_head(**_head(call, stream)))
             return _event_stream(server, stream, writer)
         return _answer(stream, text_completion)
 
-    @blueprint.get("/v1/models")
+    @blueprint.get("/v1/models", provide_automatic_options=False)
     def models() -> Response:
         return json_response(model_list([_card(model) for model in server.registry.all()]))
 
-    @blueprint.get("/v1/models/<path:name>")
+    @blueprint.get("/v1/models/<path:name>", provide_automatic_options=False)
     def model(name: str) -> Response:
         return json_response(_card(server.registry.resolve(name)))
 
@@ -112,14 +115,30 @@ def _refuse_the_rest(blueprint: Blueprint) -> None:
 
     def wrong_method(**_: str) -> Response:
         allowed = ["POST"] if request.path.endswith("/completions") else ["GET", "HEAD"]
-        raise MethodNotAllowed(valid_methods=allowed)
+        if request.method != "OPTIONS":
+            raise MethodNotAllowed(valid_methods=[*allowed, "OPTIONS"])
+        response = Response(status=204)
+        response.allow.update([*allowed, "OPTIONS"])
+        return response
 
     def unknown(rest: str) -> Response:
         raise NotFound
 
-    for rule, methods in WRONG_METHODS.items():
-        blueprint.add_url_rule(rule, f"wrong_method:{rule}", wrong_method, methods=methods)
-    blueprint.add_url_rule("/v1/<path:rest>", "unknown", unknown, methods=ANY_METHOD)
+    for rule, allowed in ROUTES.items():
+        methods = [method for method in ALL_METHODS if method not in allowed]
+        _add_rule(blueprint, rule, f"wrong_method:{rule}", wrong_method, methods)
+    _add_rule(blueprint, "/v1/<path:rest>", "unknown", unknown, ALL_METHODS)
+
+
+def _add_rule(
+    blueprint: Blueprint,
+    rule: str,
+    endpoint: str,
+    view: Callable[..., Response],
+    methods: Sequence[str],
+) -> None:
+    # Flask's own answer to OPTIONS would list the methods that these views refuse.
+    blueprint.add_url_rule(rule, endpoint, view, methods=methods, provide_automatic_options=False)
 
 
 def _body(server: InferenceServer) -> dict[str, Any]:
@@ -127,18 +146,21 @@ def _body(server: InferenceServer) -> dict[str, Any]:
 
 
 def _submit(
-    server: InferenceServer, model: Model, call: GenerationCall, token_ids: list[int]
+    server: InferenceServer, call: GenerationCall, encode: Callable[[Model], list[int]]
 ) -> TokenStream:
     context = current_context()
     context.streamed = call.stream
+    deadline = deadline_at_s(request.headers, streamed=call.stream)
+    model = server.registry.resolve(call.model)
+    model.require_ready()
     stream = server.submit(
         InferenceRequest(
             request_id=new_request_id(),
             model=model.name,
-            prompt_token_ids=tuple(token_ids),
+            prompt_token_ids=tuple(encode(model)),
             sampling=call.sampling,
             priority=call.priority,
-            deadline_at_s=deadline_at_s(request.headers, streamed=call.stream),
+            deadline_at_s=deadline,
             client_id=context.client_id,
         )
     )
@@ -161,13 +183,18 @@ def _events(
 ) -> Iterator[bytes]:
     """Yield the events; all tokens that are ready at once go into one piece."""
     yield writer.start() or KEEP_ALIVE  # sends the headers now, not with the first token
-    for tokens in read_while_connected(stream, environ, keep_alive_s):
-        events = b"".join([writer.text(token.text) for token in tokens if token.text])
-        if events:
-            yield events
-        elif not tokens:
-            yield KEEP_ALIVE
-    yield _ending(stream, writer)
+    try:
+        for tokens in read_while_connected(stream, environ, keep_alive_s):
+            events = b"".join([writer.text(token.text) for token in tokens if token.text])
+            if events:
+                yield events
+            elif not tokens:
+                yield KEEP_ALIVE
+        ending = _ending(stream, writer)
+    except Exception as error:  # the status is out: an event has to say it
+        logger.exception("A stream failed")
+        ending = error_event(error, stream.usage) + DONE
+    yield ending
 
 
 def _ending(stream: TokenStream, writer: ChunkWriter) -> bytes:

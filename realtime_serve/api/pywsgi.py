@@ -14,6 +14,8 @@ from realtime_serve.api.client import PYWSGI_SOCKET
 
 logger = logging.getLogger("realtime_serve")
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 STOP_TIMEOUT_S = 1.0
 """How long open connections may go on after a signal."""
 
@@ -43,13 +45,13 @@ def serve_forever(app: Flask, host: str, port: int) -> None:
     """
     http = WSGIServer((host, port), app, handler_class=_Handler)
     http.start()
-    watchers = [
-        signal_handler(number, http.stop, STOP_TIMEOUT_S)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    ]
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    watchers = [signal_handler(number, http.stop, STOP_TIMEOUT_S) for number in STOP_SIGNALS]
     logger.info("Serving on http://%s:%d", host, http.server_port)
     try:
         http.serve_forever()
     finally:
         for watcher in watchers:
             watcher.cancel()
+        for number, handler in handlers.items():  # cancelling leaves the system's default
+            signal.signal(number, handler)

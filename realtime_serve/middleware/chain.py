@@ -29,7 +29,7 @@ class RequestContext:
 
     Args:
         request_id: Echoed in `x-request-id` and in every log line.
-        client_id: Digest of the caller's key, or its address; whom to limit and charge.
+        client_id: The caller's address; whom to limit and charge.
         method: HTTP method.
         route: The route's pattern, never the caller's raw path.
         started_at_s: When it arrived.

@@ -92,7 +92,8 @@ class _ModelFigures:
 
     def add(self, stream: TokenStream) -> None:
         usage = stream.usage
-        self.prompt_tokens += usage.prompt_tokens
+        if stream.statistics.first_token_at_s is not None:  # else it was never computed
+            self.prompt_tokens += usage.prompt_tokens
         self.generation_tokens += usage.completion_tokens
         if stream.finish_reason is not None:
             self.finished[stream.finish_reason.value] += 1
@@ -170,9 +171,9 @@ class MetricsCollector(Middleware, Collector):
         for model in self._models():
             labels = (model.name, ENGINE)
             waiting.add_metric(labels, model.num_waiting)
+            running.add_metric(labels, model.num_running)
             stats = model.stats
             if stats is not None:
-                running.add_metric(labels, stats.num_running)
                 kv_usage.add_metric(labels, stats.kv_blocks_used / max(1, stats.kv_blocks_total))
                 preemptions.add_metric(labels, stats.preemptions_total)
         yield from (running, waiting, kv_usage, preemptions)

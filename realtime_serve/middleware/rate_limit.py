@@ -102,5 +102,7 @@ def _duration(seconds: float) -> str:
     """As OpenAI writes it: 20ms, 1.5s, 6m0s."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)}m{math.ceil(rest)}s" if minutes else f"{rest:.3g}s"
+    if seconds < 60:
+        return f"{seconds:.3g}s"
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes}m{rest}s"

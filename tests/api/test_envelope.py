@@ -2,7 +2,7 @@
 
 import pytest
 
-from realtime_serve.api.envelope import error_envelope, error_headers, error_status
+from realtime_serve.api.envelope import error_envelope, error_headers
 from realtime_serve.errors import (
     BodyTooLargeError,
     ContextLengthExceededError,
@@ -60,13 +60,12 @@ from realtime_serve.errors import (
 def test_a_serve_error_says_all_that_it_knows(
     error: ServeError, status: int, body: dict[str, str | None]
 ) -> None:
-    assert error_status(error) == status
+    assert error.status == status
     assert error_envelope(error) == {"error": body}
 
 
 @pytest.mark.parametrize("error", [ValueError("/etc/secret"), KeyError("secret"), OSError(5, "x")])
 def test_of_any_other_exception_nothing_is_shown(error: Exception) -> None:
-    assert error_status(error) == 500
     assert error_headers(error) == {}
     body = error_envelope(error)["error"]
     assert (body["type"], body["code"]) == ("server_error", "internal_error")

@@ -92,7 +92,8 @@ def test_answers_carry_openais_headers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rpm", "burst", "reset"), [(6000, 10, "10ms"), (40, 10, "1.5s"), (1, 10, "1m0s")]
+    ("rpm", "burst", "reset"),
+    [(6000, 10, "10ms"), (40, 10, "1.5s"), (1, 10, "1m0s"), (60 / 119.5, 10, "2m0s")],
 )
 def test_the_reset_is_spelt_as_openai_does(rpm: float, burst: int, reset: str) -> None:
     headers = ask(RateLimiter(rpm, burst, clock=Clock()))

@@ -1,0 +1,80 @@
+"""The command line: what gunicorn is told, and that the worker gets the whole configuration."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from gunicorn.util import parse_address
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realtime_serve.cli import _environment, gunicorn_command, main
+from realtime_serve.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, FIELDS, load_config
+from realtime_serve.types import DTYPES, MAX_QUEUE_DEPTH, MAX_RING_CAPACITY, ServerConfig
+
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+COUNTS = st.integers(1, 2**63)
+FRACTIONS = st.floats(0, sys.float_info.max, exclude_min=True)
+RATE_LIMITS = st.tuples(FRACTIONS, st.none() | COUNTS) | st.just((None, None))
+
+
+@st.composite
+def server_configs(draw: st.DrawFn) -> ServerConfig:
+    rate_limit_rpm, rate_limit_burst = draw(RATE_LIMITS)
+    max_num_seqs = draw(COUNTS)
+    return ServerConfig(
+        model=draw(st.none() | TEXTS),
+        served_model_name=draw(st.none() | TEXTS),
+        dtype=draw(st.sampled_from(DTYPES)),
+        max_model_len=draw(st.none() | COUNTS),
+        kv_cache_bytes=draw(COUNTS),
+        num_threads=draw(st.none() | COUNTS),
+        max_num_seqs=max_num_seqs,
+        max_batch_tokens=max_num_seqs + draw(st.integers(0, 100)),
+        max_queue_depth=draw(st.integers(1, MAX_QUEUE_DEPTH)),
+        ring_capacity=draw(st.integers(1, MAX_RING_CAPACITY)),
+        max_body_bytes=draw(COUNTS),
+        keep_alive_s=draw(FRACTIONS),
+        rate_limit_rpm=rate_limit_rpm,
+        rate_limit_burst=rate_limit_burst,
+        host=draw(TEXTS),
+        port=draw(st.integers(0, 65535)),
+    )
+
+
+def test_the_environment_names_every_field() -> None:
+    variables = {ENV_PREFIX + name.upper() for name in FIELDS}
+    assert set(_environment(ServerConfig())) == variables | {CONFIG_FILE_VARIABLE}
+
+
+@given(server_configs(), server_configs())
+def test_a_configuration_survives_the_way_through_any_environment(
+    config: ServerConfig, other: ServerConfig
+) -> None:
+    environ = {**_environment(other), CONFIG_FILE_VARIABLE: "absent.toml", **_environment(config)}
+    assert load_config(environ=environ) == config
+
+
+@pytest.mark.parametrize(
+    ("host", "bound"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "localhost"),
+        ("::1", "::1"),
+        ("::", "::"),
+        ("[::1]", "::1"),
+    ],
+)
+def test_gunicorn_binds_the_host_and_the_port(host: str, bound: str) -> None:
+    command = gunicorn_command(ServerConfig(host=host, port=8123))
+    (address,) = [each for each in command if each.startswith("--bind=")]
+    assert parse_address(address.removeprefix("--bind=")) == (bound, 8123)
+
+
+def test_a_wrong_setting_ends_the_command_with_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["serve", "--port=70000"]) == 2
+    message = capsys.readouterr().err
+    assert message == "realtime-serve: port must be between 0 and 65535, not 70000.\n"

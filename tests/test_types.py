@@ -1,0 +1,118 @@
+"""Configuration values: nothing of a wrong type or out of range can be built."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from realtime_serve import _batch_queue, _token_ring
+from realtime_serve.errors import ConfigError, InvalidRequestError
+from realtime_serve.types import (
+    MAX_QUEUE_DEPTH,
+    MAX_RING_CAPACITY,
+    BatchConfig,
+    ModelConfig,
+    SamplingParams,
+    ServerConfig,
+)
+
+CONFIG_TYPES: list[type[Any]] = [BatchConfig, ModelConfig, ServerConfig]
+
+EVERY_FIELD = [(kind, each.name) for kind in CONFIG_TYPES for each in dataclasses.fields(kind)]
+INT_FIELDS = [
+    (kind, each.name)
+    for kind in CONFIG_TYPES
+    for each in dataclasses.fields(kind)
+    if each.type in {"int", "int | None"}
+]
+TEXT_FIELDS = [
+    (ModelConfig, "path"),
+    (ModelConfig, "name"),
+    (ServerConfig, "model"),
+    (ServerConfig, "served_model_name"),
+    (ServerConfig, "host"),
+]
+
+
+def refused_field(kind: type[Any], **values: Any) -> str | None:
+    with pytest.raises(ConfigError) as caught:
+        kind(**values)
+    return caught.value.param
+
+
+@pytest.mark.parametrize("value", [True, [], b"x"], ids=repr)
+@pytest.mark.parametrize(("kind", "name"), EVERY_FIELD)
+def test_every_field_refuses_what_is_not_of_its_type(
+    kind: type[Any], name: str, value: object
+) -> None:
+    assert refused_field(kind, **{name: value}) == name
+
+
+@pytest.mark.parametrize("value", ["5", 1.5], ids=repr)
+@pytest.mark.parametrize(("kind", "name"), INT_FIELDS)
+def test_a_whole_number_is_neither_text_nor_a_fraction(
+    kind: type[Any], name: str, value: object
+) -> None:
+    assert refused_field(kind, **{name: value}) == name
+
+
+@pytest.mark.parametrize("text", ["", "a\0b"], ids=repr)
+@pytest.mark.parametrize(("kind", "name"), TEXT_FIELDS)
+def test_text_that_the_environment_cannot_hold_is_refused(
+    kind: type[Any], name: str, text: str
+) -> None:
+    assert refused_field(kind, **{name: text}) == name
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, -math.inf, 10**400])
+@pytest.mark.parametrize("name", ["keep_alive_s", "rate_limit_rpm"])
+def test_durations_and_rates_are_positive_and_finite(name: str, value: float) -> None:
+    assert refused_field(ServerConfig, **{name: value}) == name
+
+
+def test_a_whole_number_passes_for_a_fraction() -> None:
+    assert ServerConfig(keep_alive_s=15) == ServerConfig(keep_alive_s=15.0)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_fits_sixteen_bits(port: int) -> None:
+    assert refused_field(ServerConfig, port=port) == "port"
+
+
+@pytest.mark.parametrize("kind", [BatchConfig, ServerConfig])
+@pytest.mark.parametrize(
+    ("name", "maximum"),
+    [("max_queue_depth", MAX_QUEUE_DEPTH), ("ring_capacity", MAX_RING_CAPACITY)],
+)
+def test_the_native_limits_are_reached_but_not_passed(
+    kind: type[Any], name: str, maximum: int
+) -> None:
+    assert getattr(kind(**{name: maximum}), name) == maximum
+    with pytest.raises(ConfigError, match=f"{name} must be at most {maximum}") as caught:
+        kind(**{name: maximum + 1})
+    assert caught.value.param == name
+
+
+def test_the_repeated_limits_are_those_of_the_native_code() -> None:
+    assert _batch_queue.MAX_CAPACITY == MAX_QUEUE_DEPTH
+    assert _token_ring.MAX_CAPACITY == MAX_RING_CAPACITY
+
+
+def test_a_burst_without_a_rate_is_refused() -> None:
+    assert refused_field(ServerConfig, rate_limit_burst=5) == "rate_limit_burst"
+    assert ServerConfig(rate_limit_burst=5, rate_limit_rpm=60).rate_limit_burst == 5
+
+
+def test_a_model_has_no_field_that_nothing_reads() -> None:
+    assert "version" not in {each.name for each in dataclasses.fields(ModelConfig)}
+
+
+@pytest.mark.parametrize("value", [-0.1, 2.1, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p"])
+def test_sampling_filters_refuse_what_is_out_of_range_or_no_number(name: str, value: float) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        SamplingParams(**{name: value})  # type: ignore[arg-type]
+    assert caught.value.param == name
