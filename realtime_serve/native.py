@@ -15,11 +15,11 @@ here is the native form of what patching replaces: lock, thread, socket watch.
 
 from __future__ import annotations
 
-import _socket
 import _thread
 import abc
 import contextlib
 import os
+import select
 import socket
 import sys
 import threading
@@ -35,6 +35,10 @@ T = TypeVar("T")
 
 GEVENT_READ = 1
 """libev's EV_READ, as loop.io() takes it."""
+
+PROBE_INTERVAL_S = 0.25
+"""Where nothing can watch a socket, it is looked at this often; a look costs about a
+microsecond."""
 
 LONGEST_PARK_S = 3600.0
 """A hub with nothing but parked greenlets would think it has deadlocked: each park
@@ -73,6 +77,14 @@ class Lock:
         traceback: TracebackType | None,
     ) -> None:
         """Unlock."""
+        self._lock.release()
+
+    def try_acquire(self) -> bool:
+        """Lock if nobody holds it; the caller then has to call release()."""
+        return self._lock.acquire(blocking=False)
+
+    def release(self) -> None:
+        """Unlock what try_acquire() has locked."""
         self._lock.release()
 
 
@@ -184,15 +196,26 @@ class _GeventWaker(Waker):
         self._ready.append(parker)
 
     def flush(self) -> None:
-        if not self._armed:
-            self._armed = True
+        if self._armed:
+            return
+        self._armed = True
+        try:
             self._async.send()
+        except ValueError:
+            # A thread that destroys its hub leaves nobody to wake; that is its own affair,
+            # and not the inference thread's. Asking first would race with the destroying.
+            if self.loop.ptr:
+                raise
 
     def _wake_all(self) -> None:
         self._armed = False
         ready = self._ready
-        while ready:
-            ready.popleft().unpark()
+        try:
+            while ready:
+                ready.popleft().unpark()
+        finally:
+            if ready:  # a raw greenlet's error comes out here; the others still wait
+                self.flush()
 
 
 class _GeventParker(Parker):
@@ -265,8 +288,9 @@ def run_blocking(function: Callable[..., T], *arguments: Any) -> T:
 class DisconnectWatch:
     """Notices that the peer of a socket has gone, without reading a byte of it.
 
-    Under gevent the hub watches the socket and calls back within a millisecond; without
-    a hub, `gone()` probes it.
+    Under gevent the hub watches the socket and calls back within a millisecond, or within
+    PROBE_INTERVAL_S once the peer has sent more than was read. Without a hub, `gone()`
+    probes it. Linux only, for POLLRDHUP: the one sign of an end behind unread bytes.
 
     Args:
         sock: The client's socket, or None when the server does not show it.
@@ -277,22 +301,25 @@ class DisconnectWatch:
     def __init__(self, sock: socket.socket | None, on_gone: Callable[[], None]) -> None:
         self._sock = sock
         self._on_gone = on_gone
-        hub = _current_hub()
+        self._loop: Any = None
         self._watcher: Any = None
-        self._hub_watches = False
+        hub = _current_hub()
         if sock is not None and hub is not None and sock.fileno() >= 0:
-            self._hub_watches = True
-            self._watcher = hub.loop.io(sock.fileno(), GEVENT_READ)
-            self._watcher.start(self._readable)
+            self._loop = hub.loop
+            self._start(self._loop.io(sock.fileno(), GEVENT_READ))
 
     @property
     def watched(self) -> bool:
         """Whether a hub watches; if not, somebody has to ask `gone()`."""
-        return self._hub_watches
+        return self._loop is not None
 
     def gone(self) -> bool:
         """Whether the peer has closed; costs one system call."""
-        return self._sock is not None and self._sock.fileno() >= 0 and self._peek() == b""
+        if self._sock is None or self._sock.fileno() < 0:
+            return False
+        poll = _original("select", "poll")()
+        poll.register(self._sock.fileno(), select.POLLRDHUP)  # resets come unasked
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Stop watching; may be called again."""
@@ -301,23 +328,14 @@ class DisconnectWatch:
             watcher.stop()
             watcher.close()
 
-    def _readable(self) -> None:
-        gone = self._peek() == b""
-        self.close()  # a pipelined request stays readable for ever: look once
-        if gone:
-            self._on_gone()
+    def _start(self, watcher: Any) -> None:
+        self._watcher = watcher
+        watcher.start(self._look)
 
-    def _peek(self) -> bytes | None:
-        """What the socket has to read: b"" at its end or after a reset, None for nothing."""
-        assert self._sock is not None
-        # A duplicate in C's own socket type: the patched one would wait, and the
-        # server's object keeps its timeout.
-        duplicate = _socket.socket(fileno=os.dup(self._sock.fileno()))
-        try:
-            return duplicate.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
-        finally:
-            duplicate.close()
+    def _look(self) -> None:
+        self.close()
+        if self.gone():
+            self._on_gone()
+        else:
+            # Unread bytes keep the socket readable, and its watcher would fire for ever.
+            self._start(self._loop.timer(PROBE_INTERVAL_S))

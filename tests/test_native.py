@@ -4,13 +4,18 @@ The same tests run in a plain process and in a patched one; what waits is always
 form that fits the process.
 """
 
+import os
+import resource
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import gevent
 import pytest
 
 from realtime_serve.native import (
+    PROBE_INTERVAL_S,
     DisconnectWatch,
     Lock,
     NativeThread,
@@ -35,6 +40,14 @@ def wake_from_native_thread(*parkers: Parker) -> None:
     thread.start()
     assert thread.join(LONG_S)
     assert thread.error is None
+
+
+def on_hub_thread(function: Callable[[Any], None]) -> None:
+    """Call the function in an OS thread that has a gevent hub of its own; pass it the hub."""
+    thread = NativeThread(lambda: function(gevent.get_hub()), "hub")
+    thread.start()
+    assert thread.join(LONG_S)
+    assert thread.error is None, thread.error
 
 
 def test_a_wake_up_before_the_park_is_remembered() -> None:
@@ -87,6 +100,44 @@ def test_each_consumer_is_woken_by_one_flush() -> None:
     assert sorted(woken) == [0, 1, 2, 3, 4]
 
 
+def test_waking_a_consumer_whose_hub_was_destroyed_is_no_error() -> None:
+    parkers: list[Parker] = []
+
+    def open_and_destroy(hub: Any) -> None:
+        parkers.append(new_parker())
+        hub.destroy(destroy_loop=True)
+
+    on_hub_thread(open_and_destroy)
+    wake_from_native_thread(*parkers)
+    wake_from_native_thread(*parkers)
+
+
+def test_an_error_in_one_woken_greenlet_leaves_none_asleep() -> None:
+    woken: list[int] = []
+
+    def consume(number: int, parkers: list[Parker]) -> None:
+        parkers.append(new_parker())
+        parkers[-1].park(LONG_S)
+        woken.append(number)
+        raise RuntimeError
+
+    def consume_all(hub: Any) -> None:
+        hub.handle_error = lambda *error: None  # it would print the error
+        parkers: list[Parker] = []
+        greenlets = [gevent.spawn_raw(consume, number, parkers) for number in range(3)]
+        while len(parkers) < len(greenlets):
+            gevent.sleep(0)
+        wake_from_native_thread(*parkers)
+        rounds = 0
+        while len(woken) < len(greenlets) and rounds < 100:
+            gevent.sleep(0.001)
+            rounds += 1
+        hub.destroy(destroy_loop=True)
+
+    on_hub_thread(consume_all)
+    assert woken == [0, 1, 2]
+
+
 def test_run_blocking_returns_the_result_and_raises_the_error() -> None:
     assert run_blocking(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
@@ -120,9 +171,9 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def notices_gone(watch: DisconnectWatch, gone: list[bool], parker: Parker) -> bool:
-    """Whether the watch notices within a moment: by itself with a hub, else by a probe."""
+    """Whether the watch notices, for which it may wait: by itself with a hub, else by a probe."""
     if watch.watched:
-        parker.park(0.2)
+        parker.park(LONG_S)
         return bool(gone)
     return watch.gone()
 
@@ -147,15 +198,89 @@ def test_a_closed_peer_is_noticed(pair: tuple[socket.socket, socket.socket]) -> 
     watch.close()
 
 
+def test_a_half_closed_peer_is_gone(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    watch, gone, parker = watch_for(server)
+    client.shutdown(socket.SHUT_WR)
+    assert notices_gone(watch, gone, parker)
+    watch.close()
+
+
 def test_a_peer_that_sends_more_is_not_gone_and_loses_nothing(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     server, client = pair
     watch, gone, parker = watch_for(server)
     client.sendall(b"GET / HTTP/1.1")
-    assert not notices_gone(watch, gone, parker)
+    parker.park(1.5 * PROBE_INTERVAL_S)
+    assert gone == []
+    assert not watch.gone()
     watch.close()
     assert server.recv(100) == b"GET / HTTP/1.1"
+
+
+def test_a_peer_that_sends_more_and_then_closes_is_noticed(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    server, client = pair
+    watch, gone, parker = watch_for(server)
+    client.sendall(b"\r\n")
+    parker.park(0.02)
+    client.close()
+    assert notices_gone(watch, gone, parker)
+    watch.close()
+
+
+def test_unread_bytes_do_not_keep_the_hub_busy(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+
+    def count_rounds(hub: Any) -> None:
+        watch, gone, parker = watch_for(server)
+        assert watch.watched
+        client.sendall(b"\r\n")
+        before = hub.loop.iteration
+        parker.park(1.5 * PROBE_INTERVAL_S)
+        assert hub.loop.iteration - before < 20
+        assert gone == []
+        client.close()
+        assert notices_gone(watch, gone, parker)
+        watch.close()
+        hub.destroy(destroy_loop=True)
+
+    on_hub_thread(count_rounds)
+
+
+def test_looking_needs_no_descriptor(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    watch, gone, parker = watch_for(server)
+    lowest_free = os.dup(server.fileno())
+    os.close(lowest_free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(server.fileno())
+        assert not watch.gone()
+        client.close()
+        assert notices_gone(watch, gone, parker)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    watch.close()
+
+
+def test_a_default_timeout_of_the_host_changes_nothing(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    server, _ = pair
+    watch, _, _ = watch_for(server)
+    was_blocking = os.get_blocking(server.fileno())
+    socket.setdefaulttimeout(0.01)
+    try:
+        assert not watch.gone()
+    finally:
+        socket.setdefaulttimeout(None)
+    assert os.get_blocking(server.fileno()) == was_blocking
+    watch.close()
 
 
 def test_a_closed_watch_calls_nobody(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from werkzeug.datastructures import Headers
 
 from realtime_serve.errors import InvalidRequestError
-from realtime_serve.native import DisconnectWatch
+from realtime_serve.native import PROBE_INTERVAL_S, DisconnectWatch
 from realtime_serve.stream import TokenStream
 from realtime_serve.types import StreamToken
 
@@ -20,10 +20,6 @@ PYWSGI_SOCKET = "realtime_serve.socket"
 
 SOCKET_KEYS = ("gunicorn.socket", "gunicorn.sock", "werkzeug.socket", PYWSGI_SOCKET)
 """Where WSGI servers show the client's socket."""
-
-PROBE_INTERVAL_S = 0.25
-"""Without a hub to watch the socket, a waiting thread looks this often whether its client
-is there; a look costs a few microseconds."""
 
 TIMEOUT_HEADER = "X-Request-Timeout"
 SDK_TIMEOUT_HEADER = "X-Stainless-Read-Timeout"

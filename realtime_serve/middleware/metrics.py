@@ -8,7 +8,7 @@ the engines when somebody scrapes. prometheus-client only formats.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -126,19 +126,20 @@ class MetricsCollector(Middleware, Collector):
         self._models = models
         self._figures: dict[str, _ModelFigures] = {}
         self._refused: Counter[str] = Counter()
+        self._pending: deque[TokenStream | ServeError] = deque()
         self._lock = Lock()
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def on_error(self, context: RequestContext, error: ServeError) -> None:
         """Count the refusal or failure by its code; codes are ours, so they are few."""
-        with self._lock:
-            self._refused[error.code or error.type] += 1
+        self._pending.append(error)
+        self._fold()
 
     def on_stream_end(self, context: RequestContext, stream: TokenStream) -> None:
         """Add the generation; its model is served, so names are few."""
-        with self._lock:
-            self._figures.setdefault(stream.request.model, _ModelFigures()).add(stream)
+        self._pending.append(stream)
+        self._fold()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes, of type CONTENT_TYPE."""
@@ -152,15 +153,38 @@ class MetricsCollector(Middleware, Collector):
         """All metric families, as they are now."""
         yield from self._gauges()
         with self._lock:
+            self._add_pending()
+            for model in self._models():  # so that a counter starts at 0 and not at its first step
+                self._figures.setdefault(model.name, _ModelFigures())
             families = [*self._counters(), *self._histograms(), self._refusals()]
         yield from families
 
+    def _fold(self) -> None:
+        """Add what is pending, unless somebody is at it.
+
+        Nobody waits here: a forgotten stream may be collected, and so end, in the middle
+        of an allocation that this very thread makes under the lock.
+        """
+        if self._lock.try_acquire():
+            try:
+                self._add_pending()
+            finally:
+                self._lock.release()
+
+    def _add_pending(self) -> None:
+        while self._pending:
+            ended = self._pending.popleft()
+            if isinstance(ended, ServeError):
+                self._refused[ended.code or ended.type] += 1
+            else:
+                self._figures.setdefault(ended.request.model, _ModelFigures()).add(ended)
+
     def _gauges(self) -> Iterator[Metric]:
         running = GaugeMetricFamily(
-            "vllm:num_requests_running", "Sequences in the engine.", labels=LABELS
+            "vllm:num_requests_running", "Requests that hold KV blocks.", labels=LABELS
         )
         waiting = GaugeMetricFamily(
-            "vllm:num_requests_waiting", "Requests in the queue.", labels=LABELS
+            "vllm:num_requests_waiting", "Requests that wait for a seat or blocks.", labels=LABELS
         )
         kv_usage = GaugeMetricFamily(
             "vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", labels=LABELS

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from realtime_serve import MetricsCollector, RequestContext, SamplingParams
+from realtime_serve import MetricsCollector, Model, RequestContext, SamplingParams
 from realtime_serve.errors import RateLimitedError, ServeError
 from realtime_serve.stream import TokenStream
 from support.scripted_servers import alphabet_server
@@ -100,3 +100,24 @@ def test_gauges_show_the_engines_as_they_are() -> None:
         for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
             assert value(families, f"vllm:{name}", model_name="alphabet", engine="0") == 0
         assert value(families, "vllm:num_preemptions_total", model_name="alphabet") == 0
+
+
+def test_a_stream_that_is_collected_during_a_scrape_is_counted_and_locks_nothing() -> None:
+    """The scrape's own allocations may collect a forgotten stream, whose end comes in here."""
+    (stream,) = ended_streams(["y"])
+
+    def models_while_a_stream_ends() -> list[Model]:
+        metrics.on_stream_end(context(), stream)
+        return []
+
+    metrics = MetricsCollector(models_while_a_stream_ends)
+    metrics.on_stream_end(context(), stream)
+    metrics.render()
+    assert value(scrape(metrics), "vllm:generation_tokens_total", model_name="alphabet") >= 4
+
+
+def test_a_served_model_has_its_series_before_its_first_request() -> None:
+    with alphabet_server() as server:
+        families = scrape(MetricsCollector(server.registry.all))
+    assert value(families, "vllm:generation_tokens_total", model_name="alphabet") == 0
+    assert value(families, "vllm:e2e_request_latency_seconds_count", model_name="alphabet") == 0
