@@ -84,19 +84,11 @@ def chat_completion(response: InferenceResponse, *, created: int) -> dict[str, A
     Raises:
         ValueError: The generation did not finish.
     """
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": response.text, "refusal": None},
-        "logprobs": None,
-        "finish_reason": finish_word(response.finish_reason),
-    }
+    message = {"role": "assistant", "content": response.text, "refusal": None}
     return {
         "id": chat_id(response.request_id),
         "object": "chat.completion",
-        "created": created,
-        "model": response.model,
-        "choices": [choice],
-        "usage": usage_counts(response.usage),
+        **_answer(response, {"message": message}, created),
     }
 
 
@@ -113,18 +105,21 @@ def text_completion(response: InferenceResponse, *, created: int) -> dict[str, A
     Raises:
         ValueError: The generation did not finish.
     """
-    choice = {
-        "index": 0,
-        "text": response.text,
-        "logprobs": None,
-        "finish_reason": finish_word(response.finish_reason),
-    }
     return {
         "id": completion_id(response.request_id),
         "object": "text_completion",
+        **_answer(response, {"text": response.text}, created),
+    }
+
+
+def _answer(
+    response: InferenceResponse, content: Mapping[str, Any], created: int
+) -> dict[str, Any]:
+    reason = finish_word(response.finish_reason)
+    return {
         "created": created,
         "model": response.model,
-        "choices": [choice],
+        "choices": [{"index": 0, **content, "logprobs": None, "finish_reason": reason}],
         "usage": usage_counts(response.usage),
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.live_server import LiveServer, free_port
+from support.live_server import LiveServer, free_port, start_program
 
 pytestmark = pytest.mark.not_under_gevent("each example is a process of its own")
 
@@ -21,21 +21,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def own_model(tmp_path: Path) -> Iterator[LiveServer]:
     """examples/serve_model.py, running."""
     port = free_port()
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(EXAMPLES / "serve_model.py"), "--port", str(port)],
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    server = LiveServer(process, port, tmp_path / "log")
-    try:
-        server.wait_until(server.is_ready, "ready")
-        yield server
-    finally:
-        process.kill()
-        process.wait()
+    command = [sys.executable, str(EXAMPLES / "serve_model.py"), "--port", str(port)]
+    server = start_program(command, port, tmp_path / "log")
+    yield server
+    server.kill()
 
 
 def test_a_model_of_ones_own_is_served_and_stopped(own_model: LiveServer) -> None:

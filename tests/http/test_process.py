@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.live_server import MODEL, LiveServer, free_port, start_server
+from support.live_server import MODEL, free_port, start_program, start_server
 
 pytestmark = pytest.mark.not_under_gevent("the server is a process of its own")
 
@@ -101,18 +101,9 @@ def test_an_unknown_setting_stops_the_start(tmp_path: Path) -> None:
 
 def test_the_command_serves_the_same_app(tmp_path: Path, gguf_path: str) -> None:
     port = free_port()
-    log_path = tmp_path / "log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "realtime_serve.cli", "serve", gguf_path, f"--port={port}",
-             "--served-model-name=mine", "--max-model-len=512"],
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )  # fmt: skip
-    server = LiveServer(process, port, log_path)
-    server.wait_until(server.is_ready, "ready")
+    command = [sys.executable, "-m", "realtime_serve.cli", "serve", gguf_path, f"--port={port}"]
+    command += ["--served-model-name=mine", "--max-model-len=512"]
+    server = start_program(command, port, tmp_path / "log")
     (card,) = server.request("GET", "/v1/models").json()["data"]
     assert (card["id"], card["max_model_len"]) == ("mine", 512)
     assert server.stop() == 0, server.log

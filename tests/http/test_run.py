@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.live_server import LiveServer, free_port
+from support.live_server import LiveServer, free_port, start_program
 
 pytestmark = pytest.mark.not_under_gevent("the server is a process of its own")
 
@@ -31,22 +30,11 @@ print("after run")
 def server(tmp_path: Path) -> Iterator[LiveServer]:
     """A program that serves an endless model with run()."""
     port = free_port()
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent / "examples")])
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(port)],
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    server = LiveServer(process, port, tmp_path / "log")
-    try:
-        server.wait_until(server.is_ready, "ready")
-        yield server
-    finally:
-        process.kill()
-        process.wait()
+    environ = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "examples")])}
+    command = [sys.executable, "-c", PROGRAM, str(port)]
+    server = start_program(command, port, tmp_path / "log", environ=environ)
+    yield server
+    server.kill()
 
 
 def open_stream(server: LiveServer) -> socket.socket:

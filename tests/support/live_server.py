@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,11 @@ class LiveServer:
         self.process.send_signal(number)
         return self.process.wait(START_TIMEOUT_S)
 
+    def kill(self) -> None:
+        """End the process, if it has not ended."""
+        self.process.kill()
+        self.process.wait()
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -117,6 +122,18 @@ def start_server(
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--worker-class=gevent", "--no-control-socket"]
     command += [f"--bind=127.0.0.1:{port}", *options, "realtime_serve.wsgi:app"]
+    return start_program(command, port, log_path, environ=environ, wait=wait)
+
+
+def start_program(
+    command: Sequence[str],
+    port: int,
+    log_path: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    wait: bool = True,
+) -> LiveServer:
+    """Start any program that serves on a port, in its log's directory."""
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -131,7 +148,6 @@ def start_server(
         try:
             server.wait_until(server.is_ready, "ready")
         except BaseException:
-            process.kill()
-            process.wait()
+            server.kill()
             raise
     return server
