@@ -79,6 +79,7 @@ def server(reference_path: Path) -> Iterator[InferenceServer]:
         max_batch_tokens=64,
     )
     with InferenceServer(config) as server:
+        server.register_model()
         yield server
 
 

@@ -141,6 +141,14 @@ def test_a_reader_that_pauses_loses_nothing_and_holds_up_nobody() -> None:
         assert text_of(slow) == "bcdefghijklmnopqrstuvwxyza" * 2
 
 
+def test_the_configured_model_is_loaded_at_the_first_use(gguf_path: str) -> None:
+    config = ServerConfig(model=gguf_path, served_model_name="mine", max_model_len=64)
+    with InferenceServer(config) as server:
+        assert server.health().models == {}
+        answer = server.complete("The capital of France is", sampling=ONE_TOKEN)
+        assert (answer.model, answer.text) == ("mine", " Paris")
+
+
 # --- refusals -----------------------------------------------------------------
 
 
