@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from flask import Blueprint, Flask
 
 from realtime_serve.api.health import health_blueprint
-from realtime_serve.api.hooks import answer_errors, run_chain
+from realtime_serve.api.hooks import answer_errors, run_chain, run_chain_for_unknown_paths
 from realtime_serve.api.openai import openai_blueprint
 from realtime_serve.config import load_config
 from realtime_serve.errors import NotReadyError, ServeError
@@ -67,7 +67,7 @@ class RealtimeServe:
             server = InferenceServer(config if config is not None else load_config())
         self.server = server
         self.metrics = MetricsCollector(server.registry.all)
-        self._chain = MiddlewareChain([*self._own_middleware(), *middleware])
+        self.chain = MiddlewareChain([*self._own_middleware(), *middleware])
         self._claim_lock = Lock()
         self._claimed_by: int | None = None
         if app is not None:
@@ -88,7 +88,7 @@ class RealtimeServe:
     def blueprints(self, name: str = EXTENSION) -> list[Blueprint]:
         """Fresh blueprints of all routes, for apps that register them by themselves."""
         openai = openai_blueprint(self.server, name)
-        run_chain(openai, self._chain, self._require_model)
+        run_chain(openai, self.chain, self._require_model)
         health = health_blueprint(self.server, self.metrics, name)
         health.before_request(self._start_aside)
         return [openai, health]
@@ -167,9 +167,11 @@ def create_app(
         ConfigError: The configuration is wrong.
     """
     app = Flask("realtime_serve", static_folder=None)
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    # Werkzeug would answer `//` in a path with a redirect to wherever the Host header says.
+    app.url_map.merge_slashes = False
     answer_errors(app)
-    RealtimeServe(server, config=config, middleware=middleware, app=app)
+    serve = RealtimeServe(server, config=config, middleware=middleware, app=app)
+    run_chain_for_unknown_paths(app, serve.chain)
     return app
 
 

@@ -47,6 +47,9 @@ from realtime_serve.types import (
 
 logger = logging.getLogger("realtime_serve")
 
+MESSAGE_COST_CHARS = 64
+"""What a message costs beside its text: the template's part, rendered and tokenised."""
+
 LARGE_TEXT_CHARS = 8 * 1024
 """Longer text is tokenised off the hub: 9 KB take 3 ms, and tokenising holds the GIL."""
 
@@ -299,9 +302,9 @@ class InferenceServer:
             InvalidRequestError: The model has no chat template, or it refuses the messages.
             ContextLengthExceededError: The text is too long for any tokenisation to fit.
         """
-        num_chars = sum(len(str(message.get("content", ""))) for message in messages)
-        model.require_text_fits(num_chars)
-        return _off_hub(num_chars, model.text.encode_chat, messages)
+        model.require_text_fits(sum(len(str(message.get("content", ""))) for message in messages))
+        cost = sum(MESSAGE_COST_CHARS + sum(map(len, message.values())) for message in messages)
+        return _off_hub(cost, model.text.encode_chat, messages)
 
     # --- life -----------------------------------------------------------------
 

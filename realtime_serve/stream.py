@@ -292,10 +292,12 @@ class TokenStream:
         cut = False
         for token_id, index, _, flags in records:
             text = "" if flags & FLAG_NO_TEXT else self._detokenizer.add(token_id)
-            result = self._stops.feed(text)
-            tokens.append(StreamToken(token_id=token_id, text=result.text, index=index))
-            if result.matched is not None:
-                cut = True
+            num_tokens = self.statistics.num_tokens + len(tokens) + 1
+            if num_tokens > self.request.sampling.min_tokens:
+                text, matched = self._stops.feed(text)
+                cut = matched is not None
+            tokens.append(StreamToken(token_id=token_id, text=text, index=index))
+            if cut:
                 break
         if tokens:
             self.statistics.note_tokens(len(tokens), time.monotonic())

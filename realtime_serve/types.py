@@ -65,7 +65,7 @@ class SamplingParams:
 
     Args:
         max_tokens: Most tokens to generate; None means up to the model's context.
-        min_tokens: No stop token may end the sequence before this many tokens.
+        min_tokens: No stop token or stop string ends the sequence within so many tokens.
         temperature: 0 is greedy; at most 2.
         top_p: Keep the smallest set of tokens whose mass reaches this; (0, 1].
         top_k: Keep the k likeliest tokens; None keeps all.

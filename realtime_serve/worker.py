@@ -72,7 +72,7 @@ class InferenceThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ask the thread to end; unfinished streams end as cancelled. Does not wait."""
+        """Ask the thread to end; unfinished streams end with NotReadyError. Does not wait."""
         self._stopping = True
         _end_all(self._batch.close(), _shutting_down)
 

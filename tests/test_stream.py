@@ -48,13 +48,17 @@ class Queue:
 
 
 def open_stream(
-    *, stop: tuple[str, ...] = (), deadline_at_s: float | None = None, capacity: int = 16
+    *,
+    stop: tuple[str, ...] = (),
+    min_tokens: int = 0,
+    deadline_at_s: float | None = None,
+    capacity: int = 16,
 ) -> tuple[TokenStream, TokenRing, Queue]:
     request = InferenceRequest(
         request_id="r",
         model="m",
         prompt_token_ids=(1, 2, 3),
-        sampling=SamplingParams(stop=stop),
+        sampling=SamplingParams(stop=stop, min_tokens=min_tokens),
         deadline_at_s=deadline_at_s,
     )
     ring, queue = TokenRing(capacity), Queue()
@@ -153,6 +157,13 @@ def test_tokens_past_a_stop_string_are_not_counted() -> None:
     push(ring, "abcdef")
     stream.read()
     assert stream.usage.completion_tokens == 2
+
+
+def test_a_stop_string_within_min_tokens_is_ordinary_text() -> None:
+    stream, ring, _ = open_stream(stop=("b",), min_tokens=3)
+    push(ring, "abcab")
+    assert "".join(token.text for token in stream.read()) == "abca"
+    assert stream.finish_reason is FinishReason.STOP
 
 
 def test_text_held_for_a_stop_string_that_never_came_is_delivered_at_the_end() -> None:

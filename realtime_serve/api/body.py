@@ -10,6 +10,7 @@ from realtime_serve.api.json_body import parse_json_object
 from realtime_serve.errors import (
     BodyTooLargeError,
     InvalidRequestError,
+    RequestCancelledError,
     UnsupportedMediaTypeError,
 )
 
@@ -45,7 +46,7 @@ def _read(request: Request, max_body_bytes: int) -> bytes:
     declared = request.content_length
     if declared is not None and declared > max_body_bytes:
         raise _too_large(max_body_bytes)
-    body = request.stream.read(max_body_bytes + 1)
+    body = _receive(request, max_body_bytes + 1)
     if len(body) > max_body_bytes:
         raise _too_large(max_body_bytes)
     if declared is not None and len(body) < declared:
@@ -53,6 +54,18 @@ def _read(request: Request, max_body_bytes: int) -> bytes:
             f"The body ended after {len(body)} of the {declared} bytes that Content-Length says."
         )
     return body
+
+
+def _receive(request: Request, num_bytes: int) -> bytes:
+    """Read from the client; each WSGI server has its own errors for a body that breaks off."""
+    try:
+        return request.stream.read(num_bytes)
+    except ConnectionError:
+        raise RequestCancelledError("The client has gone.") from None
+    except Exception:
+        raise InvalidRequestError(
+            "The body ended early, or its chunks are malformed. Send it whole."
+        ) from None
 
 
 def _too_large(max_body_bytes: int) -> BodyTooLargeError:

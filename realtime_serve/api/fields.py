@@ -14,6 +14,10 @@ MAX_LABEL_CHARS = 48
 """Longest name quoted whole: longer than any field of the API, short for a log line."""
 
 
+MAX_NAME_CHARS = 256
+"""Longest text that only identifies a caller or a cache entry."""
+
+
 def label(name: str) -> str:
     """Make a name that a caller chose fit for messages.
 

@@ -48,20 +48,9 @@ def run_chain(blueprint: Blueprint, chain: MiddlewareChain, start: Callable[[], 
     """
 
     def before_request() -> None:
-        g.realtime_serve_context = context = _new_context()
-        g.realtime_serve_chain = chain
+        _begin(chain)
         start()
-        chain.before_request(context)
-
-    def after_request(response: Response) -> Response:
-        context: RequestContext | None = g.get("realtime_serve_context")
-        if context is None:  # a hook of the surrounding app has answered before ours
-            return response
-        context.status = response.status_code
-        chain.after_request(context)
-        response.headers.update(context.headers)
-        response.headers["x-request-id"] = context.request_id
-        return response
+        chain.before_request(current_context())
 
     def teardown_request(error: BaseException | None) -> None:
         context: RequestContext | None = g.get("realtime_serve_context")
@@ -69,9 +58,45 @@ def run_chain(blueprint: Blueprint, chain: MiddlewareChain, start: Callable[[], 
             context.stream.close()  # its response was lost on the way, to a hook of the app's
 
     blueprint.before_request(before_request)
-    blueprint.after_request(after_request)
+    blueprint.after_request(_finish)
     blueprint.teardown_request(teardown_request)
     answer_errors(blueprint)
+
+
+def run_chain_for_unknown_paths(app: Flask, chain: MiddlewareChain) -> None:
+    """Have an app of our own run the chain around requests that match no route at all.
+
+    Args:
+        app: The app, whose blueprints run the chain for their own routes.
+        chain: Its middleware.
+    """
+
+    def before_request() -> None:
+        if request.url_rule is None:
+            _begin(chain)
+            chain.before_request(current_context())
+
+    def after_request(response: Response) -> Response:
+        return _finish(response) if request.url_rule is None else response
+
+    app.before_request(before_request)
+    app.after_request(after_request)
+
+
+def _begin(chain: MiddlewareChain) -> None:
+    g.realtime_serve_context = _new_context()
+    g.realtime_serve_chain = chain
+
+
+def _finish(response: Response) -> Response:
+    context: RequestContext | None = g.get("realtime_serve_context")
+    if context is None:  # a hook of the surrounding app has answered before ours
+        return response
+    context.status = response.status_code
+    g.realtime_serve_chain.after_request(context)
+    response.headers.update(context.headers)
+    response.headers["x-request-id"] = context.request_id
+    return response
 
 
 def follow_stream(context: RequestContext, stream: TokenStream) -> None:

@@ -24,7 +24,7 @@ from realtime_serve.errors import InvalidRequestError
 MAX_NESTING = 100
 """Deeper than real tool schemas, far below any interpreter's recursion limit."""
 
-MAX_VALUES = 100_000
+MAX_VALUES = 32_768
 """Objects, lists and further members of them: bounds the time one body holds the GIL."""
 
 MAX_NUMBER_CHARS = 128

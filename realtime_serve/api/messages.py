@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from realtime_serve.api import unbuilt
-from realtime_serve.api.fields import label, wrong_value
+from realtime_serve.api.fields import MAX_NAME_CHARS, label, wrong_value
 from realtime_serve.errors import InvalidRequestError
 
 MAX_MESSAGES = 4096
@@ -59,8 +59,15 @@ def _message(message: object, path: str) -> dict[str, str]:
     parsed = {"role": ROLES[role], "content": _content(message.get("content"), f"{path}.content")}
     for key in _PASSED_ALONG:
         if (value := message.get(key)) is not None:
-            parsed[key] = _string(value, f"{path}.{key}")
+            parsed[key] = _name(value, f"{path}.{key}")
     return parsed
+
+
+def _name(value: object, path: str) -> str:
+    name = _string(value, path)
+    if len(name) > MAX_NAME_CHARS:
+        raise wrong_value(path, f"a string of at most {MAX_NAME_CHARS} characters")
+    return name
 
 
 def _string(value: object, path: str) -> str:

@@ -118,6 +118,7 @@ def _refuse_the_rest(blueprint: Blueprint) -> None:
         if request.method != "OPTIONS":
             raise MethodNotAllowed(valid_methods=[*allowed, "OPTIONS"])
         response = Response(status=204)
+        del response.headers["Content-Type"]
         response.allow.update([*allowed, "OPTIONS"])
         return response
 

@@ -21,13 +21,13 @@ from pydantic import (
 )
 
 from realtime_serve.api import unbuilt
-from realtime_serve.api.fields import join_path, wrong_value
+from realtime_serve.api.fields import MAX_NAME_CHARS, join_path, wrong_value
 from realtime_serve.api.messages import MESSAGES_RULE, parse_messages
 from realtime_serve.errors import InvalidRequestError
 from realtime_serve.types import MAX_SEED, MAX_STOP_STRINGS, RequestPriority, SamplingParams
 
-MAX_NAME_CHARS = 256
-"""Longest text that only identifies a caller or a cache entry."""
+MAX_METADATA_KEYS = 16
+"""OpenAI's bound."""
 
 MAX_TOKEN_ID = 2**31 - 1
 """Ids cross to C as 32-bit integers."""
@@ -207,7 +207,9 @@ class _Body(_Fields):
     safety_identifier: Name = Field("", description=_NAME_RULE)
     prompt_cache_key: Name = Field("", description=_NAME_RULE)
     service_tier: Name = Field("", description=_NAME_RULE)
-    metadata: dict[str, Any] = Field({}, description="an object")
+    metadata: dict[str, Any] = Field(
+        {}, max_length=MAX_METADATA_KEYS, description=f"an object of up to {MAX_METADATA_KEYS} keys"
+    )
     store: bool = Field(False, description="true or false")
 
     def sampling(self) -> SamplingParams:

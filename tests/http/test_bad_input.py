@@ -140,14 +140,38 @@ def test_a_body_shorter_than_its_content_length_is_refused(live_server: LiveServ
         assert client.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\n10\r\nabc",  # ends inside a chunk
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n",  # ends without a last chunk
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",  # no size
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}xx",  # no end of a chunk
+    ],
+)
+def test_a_chunked_body_that_breaks_off_is_refused(live_server: LiveServer, rest: bytes) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", live_server.port), timeout=60) as client:
+        client.sendall(head + rest)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
 # --- paths and models ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/chat", "/nothing", "/"])
-def test_an_unknown_path_is_404_in_the_envelope(live_server: LiveServer, path: str) -> None:
-    answer = live_server.request("GET", path)
+@pytest.mark.parametrize(
+    "path", ["/v1/nothing", "/v1/chat", "/nothing", "/", "/v1", "/v1//models", "/v1/a%0db"]
+)
+def test_an_unknown_path_is_404_in_the_envelope_and_logged(
+    live_server: LiveServer, path: str
+) -> None:
+    request_id = f"unknown-{abs(hash(path))}"
+    answer = live_server.request("GET", path, None, {"X-Request-ID": request_id})
     assert answer.status == 404
     assert answer.error["code"] == "not_found"
+    assert answer.headers["x-request-id"] == request_id
+    assert live_server.log.count(request_id) == 1
 
 
 @pytest.mark.parametrize(
@@ -206,6 +230,7 @@ BAD_FIELDS: list[tuple[str, Any]] = [
     ("seed", 2**64),
     ("priority", "ULTRA"),
     ("user", "u" * 1_000_000),
+    ("metadata", {str(number): "x" for number in range(17)}),
     ("logprobs", True),
     ("tools", [{"type": "function", "function": {"name": "f"}}]),
     ("frequency_penalty", 0.5),
@@ -229,6 +254,7 @@ def test_a_bad_value_is_refused_and_the_field_named(
         ([{"role": "root", "content": "x"}], "messages[0].role"),
         ([{"role": "user", "content": 5}], "messages[0].content"),
         ([{"role": "user"}], "messages[0].content"),
+        ([{"role": "user", "content": "x", "name": "n" * 300}], "messages[0].name"),
     ],
 )
 def test_a_bad_message_is_refused_and_its_place_named(
