@@ -8,8 +8,8 @@ from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 from realtime_serve.api import unbuilt
+from realtime_serve.api.fields import MAX_NAME_CHARS
 from realtime_serve.api.protocol import (
-    MAX_NAME_CHARS,
     ChatCall,
     CompletionCall,
     GenerationCall,
