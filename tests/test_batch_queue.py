@@ -381,7 +381,8 @@ def test_ctrl_c_ends_a_wait_in_the_main_thread_and_loses_nothing() -> None:
     package = Path(_batch_queue.__file__).parent
     # A package of that name and nothing in it: the extension is imported without the server.
     program = f"""
-import sys, types
+import signal, sys, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 sys.modules["realtime_serve"] = package = types.ModuleType("realtime_serve")
 package.__path__ = [{str(package)!r}]
 from realtime_serve._batch_queue import BatchQueue

@@ -364,6 +364,8 @@ print(os.waitstatus_to_exitcode(status), thread.alive, thread.join(0))
 
 def test_ctrl_c_ends_a_join_in_the_main_thread_but_not_the_thread() -> None:
     program = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 print("waiting", flush=True)
 try:
     thread.join()
