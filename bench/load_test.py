@@ -18,61 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from measurement import Measurement, Summary, comparison
+from progress import Progress
 from streaming_client import Client, RequestError
 from workload import MIN_REQUESTS, PATHS, REQUESTS_PER_STREAM, Plan, Workload
 
 WARM_UP_TOKENS = 8
-REDRAW_S = 0.5
-PLAIN_LINE_S = 5.0
-"""A log file gets a line this often, a terminal is redrawn every REDRAW_S."""
-
-
-class Progress:
-    """Says on stderr how a level is doing: one line redrawn on a terminal, lines elsewhere."""
-
-    def __init__(self, concurrency: int, num_requests: int | None) -> None:
-        self._concurrency = concurrency
-        self._of = "" if num_requests is None else f"/{num_requests}"
-        self._on_terminal = sys.stderr.isatty()
-        self._start_at_s = time.perf_counter()
-        self.num_done = 0
-        self.num_failed = 0
-        self.num_tokens = 0
-
-    def add_token(self) -> None:
-        """Count an event that carried text."""
-        self.num_tokens += 1
-
-    def add_request(self, measurement: Measurement) -> None:
-        """Count a finished request."""
-        self.num_done += 1
-        self.num_failed += measurement.failure is not None
-
-    def show(self) -> None:
-        """Print the state now."""
-        elapsed_s = time.perf_counter() - self._start_at_s
-        line = (
-            f"concurrency {self._concurrency}: {self.num_done}{self._of} requests, "
-            f"{self.num_failed} failed, {self.num_tokens} tokens, "
-            f"{self.num_tokens / elapsed_s:.1f} tok/s, {elapsed_s:.0f} s"
-        )
-        start, end = ("\r\x1b[K", "") if self._on_terminal else ("", "\n")
-        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)
-
-    async def keep_showing(self) -> None:
-        """Show it again and again until cancelled."""
-        while True:
-            await asyncio.sleep(REDRAW_S if self._on_terminal else PLAIN_LINE_S)
-            self.show()
-
-    def finish(self) -> None:
-        """Show the last state and leave the line."""
-        self.show()
-        if self._on_terminal:
-            print(file=sys.stderr)
-
-
-# --- running it -----------------------------------------------------------------
 
 
 class LoadTest:
@@ -83,14 +33,24 @@ class LoadTest:
         plan: How much, and when.
         seed: Fixes the prompts and the arrivals.
         timeout_s: A request that takes longer has failed.
+        show_progress: Whether to say on stderr how it is going.
     """
 
-    def __init__(self, client: Client, plan: Plan, *, seed: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        client: Client,
+        plan: Plan,
+        *,
+        seed: int,
+        timeout_s: float,
+        show_progress: bool = True,
+    ) -> None:
         self._client = client
         self._plan = plan
         self._seed = seed
         self._rng = random.Random(seed)
         self._timeout_s = timeout_s
+        self._show_progress = show_progress
 
     async def measure(
         self, path: str, body: bytes, start_at_s: float, on_text: Callable[[], None]
@@ -120,25 +80,35 @@ class LoadTest:
             measurement.failure = str(error)
         return measurement
 
-    async def calibrate(self, workload: Workload, input_len: int) -> Workload:
+    async def calibrate(self, workload: Workload, input_len: int, shared_len: int = 0) -> Workload:
         """Find how many words make a prompt of `input_len` tokens, template included.
 
         Two prompts of different lengths tell the tokens of the template from those of a word.
 
+        Args:
+            workload: What to adjust; its number of words is not read.
+            input_len: Tokens of a prompt.
+            shared_len: How many of them are the same in all prompts, beside the template.
+
         Raises:
             RequestError: The server does not answer a probe.
         """
+        workload = replace(workload, num_shared_words=0)
         few, many = 1 + input_len // 4, 2 + input_len // 2
         tokens_of_few = await self._count_prompt_tokens(replace(workload, num_words=few))
         tokens_of_many = await self._count_prompt_tokens(replace(workload, num_words=many))
         tokens_per_word = (tokens_of_many - tokens_of_few) / (many - few)
         if tokens_per_word <= 0:
             note("The server does not count prompt tokens: a word is taken for one.")
-            return replace(workload, num_words=input_len)
+            return replace(workload, num_words=input_len, num_shared_words=shared_len)
         num_words = max(1, few + round((input_len - tokens_of_few) / tokens_per_word))
+        num_shared_words = min(num_words - 1, round(shared_len / tokens_per_word))
         num_tokens = tokens_of_few + round((num_words - few) * tokens_per_word)
-        note(f"Prompts of {num_words} words have {num_tokens} tokens, as the server counts them.")
-        return replace(workload, num_words=num_words)
+        if self._show_progress:
+            note(
+                f"Prompts of {num_words} words have {num_tokens} tokens, as the server counts them."
+            )
+        return replace(workload, num_words=num_words, num_shared_words=num_shared_words)
 
     async def _count_prompt_tokens(self, workload: Workload) -> int:
         body = workload.body(self._rng, max_tokens=1)
@@ -147,11 +117,18 @@ class LoadTest:
             raise RequestError(probe.failure)
         return probe.num_input_tokens
 
-    async def run(self, workload: Workload, concurrency: int) -> Summary:
-        """Run one level: `concurrency` streams, each one request at a time."""
-        await self._warm_up(workload, concurrency)
+    async def run(self, workload: Workload, concurrency: int, *, warm_up: bool = True) -> Summary:
+        """Run one level: `concurrency` streams, each one request at a time.
+
+        Args:
+            workload: What each request asks for.
+            concurrency: Number of streams.
+            warm_up: Make a short request on each stream first, which does not count.
+        """
+        if warm_up:
+            await self._warm_up(workload, concurrency)
         limit = self._plan.num_requests(concurrency)
-        progress = Progress(concurrency, limit)
+        progress = Progress(concurrency, limit, visible=self._show_progress)
         measurements: list[Measurement] = []
         showing = asyncio.create_task(progress.keep_showing())
         start_at_s, start_cpu_s = time.perf_counter(), time.process_time()
@@ -232,6 +209,15 @@ def positive_float(text: str) -> float:
     return value
 
 
+def shared_length(text: str) -> int:
+    """Parse a whole number of at least 0.
+
+    Raises:
+        ValueError: It is none; argparse turns it into a message.
+    """
+    return 0 if text == "0" else positive_int(text)
+
+
 def concurrencies(text: str) -> list[int]:
     """Parse 1,4,16.
 
@@ -276,6 +262,13 @@ def argument_parser() -> argparse.ArgumentParser:
         help="start requests for so many seconds instead",
     )
     add("--input-len", type=positive_int, default=128, metavar="TOKENS", help="of each prompt")
+    add(
+        "--shared-prefix-len",
+        type=shared_length,
+        default=0,
+        metavar="TOKENS",
+        help="of each prompt that all prompts share; none when left out",
+    )
     add("--output-len", type=positive_int, default=128, metavar="TOKENS", help="of each answer")
     add(
         "--request-rate",
@@ -308,8 +301,10 @@ async def run_levels(args: argparse.Namespace, base_url: str) -> list[Summary]:
     Raises:
         RequestError: The server does not answer as it should before the first level.
         OSError: The server cannot be reached.
-        ValueError: The base URL is none.
+        ValueError: The base URL is none, or all of each prompt would be shared.
     """
+    if args.shared_prefix_len >= args.input_len:
+        raise ValueError("--shared-prefix-len must leave a token of --input-len to each prompt.")
     async with Client(base_url) as client:
         model = args.model or await first_model(client)
         note(f"Loading {base_url}, model {model}, endpoint {args.endpoint}.")
@@ -323,7 +318,7 @@ async def run_levels(args: argparse.Namespace, base_url: str) -> list[Summary]:
             num_prompts=args.num_prompts, duration_s=args.duration, request_rate=args.request_rate
         )
         test = LoadTest(client, plan, seed=args.seed, timeout_s=args.timeout)
-        workload = await test.calibrate(workload, args.input_len)
+        workload = await test.calibrate(workload, args.input_len, args.shared_prefix_len)
         summaries = []
         for concurrency in args.concurrency:
             summaries.append(await test.run(workload, concurrency))

@@ -22,6 +22,10 @@ class RequestError(Exception):
     """A request did not give what it should; the message is the reason that is shown."""
 
 
+class NoAnswerError(RequestError):
+    """The connection closed before the first byte of an answer."""
+
+
 def parse_object(payload: bytes) -> dict[str, Any]:
     """Parse a JSON object.
 
@@ -147,10 +151,11 @@ class Answer:
         """Judge an answer whose connection has closed.
 
         Raises:
-            RequestError: The answer was not over.
+            NoAnswerError: It had not begun.
+            RequestError: It was not over.
         """
-        if self._body is None:
-            raise RequestError("the connection closed before an answer")
+        if self._body is None and not self._head:
+            raise NoAnswerError("the connection closed before an answer")
         if not (self.complete or self._until_close):
             raise RequestError("the connection closed in the middle of the answer")
 
@@ -294,11 +299,14 @@ class Client:
         self._netloc, self._prefix = url.netloc, url.path.rstrip("/")
         self._idle: list[Connection] = []
 
-    async def _connection(self) -> Connection:
+    def _pooled(self) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:
                 return connection
+        return None
+
+    async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
             Connection, self._host, self._port, ssl=self._tls or None
@@ -310,8 +318,16 @@ class Client:
             f"{method} {self._prefix}{path} HTTP/1.1\r\nHost: {self._netloc}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        connection = await self._connection()
-        await connection.exchange(head.encode() + body, answer)
+        request = head.encode() + body
+        # A server may close a pooled connection at any time, even while a request is on its way:
+        # only a new connection that closes without a word is a failure.
+        while (connection := self._pooled()) is not None:
+            with suppress(NoAnswerError):
+                return await self._exchange_on(connection, request, answer)
+        return await self._exchange_on(await self._connect(), request, answer)
+
+    async def _exchange_on(self, connection: Connection, request: bytes, answer: Answer) -> None:
+        await connection.exchange(request, answer)
         if connection.usable:
             self._idle.append(connection)
 

@@ -21,6 +21,9 @@ COMMON_WORDS = (
 
 WORDS = COMMON_WORDS.split()
 
+SHARED_SEED = 20
+"""Chooses the words that all prompts of a run, and of all runs, begin with."""
+
 REQUESTS_PER_STREAM = 4
 MIN_REQUESTS = 8
 """Unless the user says how many: enough for a look, too few for a P99 to publish."""
@@ -35,12 +38,14 @@ class Workload:
         model: Name under which the server serves it.
         num_words: Length of a prompt in words.
         output_len: Tokens that each request generates.
+        num_shared_words: So many of the words, the first ones, are the same in all prompts.
     """
 
     endpoint: str
     model: str
     num_words: int
     output_len: int
+    num_shared_words: int = 0
 
     @property
     def path(self) -> str:
@@ -48,13 +53,17 @@ class Workload:
         return PATHS[self.endpoint]
 
     def body(self, rng: random.Random, max_tokens: int | None = None) -> bytes:
-        """A request with a prompt of its own, so that no cache of prefixes answers for the model.
+        """A request whose prompt is its own after the shared words.
+
+        Without shared words, no cache of prefixes answers for the model.
 
         Args:
-            rng: Chooses the words.
+            rng: Chooses the words that are not shared.
             max_tokens: Instead of output_len.
         """
-        text = " ".join(rng.choices(WORDS, k=self.num_words))
+        shared = random.Random(SHARED_SEED).choices(WORDS, k=self.num_shared_words)
+        own = rng.choices(WORDS, k=self.num_words - self.num_shared_words)
+        text = " ".join(shared + own)
         prompt: dict[str, Any] = {"prompt": text}
         if self.endpoint == "chat":
             prompt = {"messages": [{"role": "user", "content": text}]}

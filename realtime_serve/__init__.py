@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from realtime_serve.types import FinishReason as FinishReason
     from realtime_serve.types import InferenceRequest as InferenceRequest
     from realtime_serve.types import InferenceResponse as InferenceResponse
+    from realtime_serve.types import MemoryShare as MemoryShare
     from realtime_serve.types import ModelConfig as ModelConfig
     from realtime_serve.types import RequestPriority as RequestPriority
     from realtime_serve.types import SamplingParams as SamplingParams
@@ -105,6 +106,7 @@ _HOMES = {
         "FinishReason",
         "InferenceRequest",
         "InferenceResponse",
+        "MemoryShare",
         "ModelConfig",
         "RequestPriority",
         "SamplingParams",

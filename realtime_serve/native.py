@@ -45,8 +45,18 @@ LONGEST_PARK_S = 3600.0
 holds a timer, and this bounds those without a timeout. Waking for nothing is allowed."""
 
 
-def _original(module: str, name: str) -> Any:
-    """The unpatched object, whether or not gevent has patched the module."""
+def original(module: str, name: str) -> Any:
+    """The unpatched object, whether or not gevent has patched the module.
+
+    For native threads: what patching puts in its place waits in a hub, and they have none.
+
+    Args:
+        module: A module that has been imported.
+        name: What to take from it.
+
+    Returns:
+        The standard library's own.
+    """
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None:
         return getattr(sys.modules[module], name)
@@ -63,7 +73,7 @@ class Lock:
     __slots__ = ("_lock",)
 
     def __init__(self) -> None:
-        self._lock: _thread.LockType = _original("_thread", "allocate_lock")()
+        self._lock: _thread.LockType = original("_thread", "allocate_lock")()
 
     def __enter__(self) -> Self:
         """Lock, waiting natively."""
@@ -146,7 +156,7 @@ class _ThreadParker(Parker):
     waker = _THREAD_WAKER
 
     def __init__(self) -> None:
-        self._signal: _thread.LockType = _original("_thread", "allocate_lock")()
+        self._signal: _thread.LockType = original("_thread", "allocate_lock")()
         self._signal.acquire()
 
     def park(self, timeout_s: float | None = None) -> None:
@@ -317,7 +327,7 @@ class DisconnectWatch:
         """Whether the peer has closed; costs one system call."""
         if self._sock is None or self._sock.fileno() < 0:
             return False
-        poll = _original("select", "poll")()
+        poll = original("select", "poll")()
         poll.register(self._sock.fileno(), select.POLLRDHUP)  # resets come unasked
         return bool(poll.poll(0))
 

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from realtime_serve.errors import (
     ConfigError,
@@ -32,7 +32,6 @@ from realtime_serve.models import (
     model_from_network,
 )
 from realtime_serve.native import Lock, run_blocking
-from realtime_serve.nn.interface import CausalLM
 from realtime_serve.stream import StreamManager, TokenStream
 from realtime_serve.text.model import TextModel
 from realtime_serve.types import (
@@ -44,6 +43,9 @@ from realtime_serve.types import (
     ServerConfig,
     StreamToken,
 )
+
+if TYPE_CHECKING:  # torch stays out of a server that needs none
+    from realtime_serve.nn.interface import CausalLM
 
 logger = logging.getLogger("realtime_serve")
 

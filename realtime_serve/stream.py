@@ -62,7 +62,8 @@ class Admission(Protocol):
 class StreamStatistics:
     """When things happened to one stream, in monotonic seconds, and how many tokens it gave.
 
-    `scheduled_at_s` is written by the inference thread, everything else by the consumer.
+    `scheduled_at_s` and `num_cached_tokens` are written by the inference thread, everything
+    else by the consumer.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class StreamStatistics:
         "inter_token_counts",
         "inter_token_sum_s",
         "last_token_at_s",
+        "num_cached_tokens",
         "num_tokens",
         "scheduled_at_s",
         "submitted_at_s",
@@ -82,6 +84,7 @@ class StreamStatistics:
         self.first_token_at_s: float | None = None
         self.last_token_at_s: float | None = None
         self.finished_at_s: float | None = None
+        self.num_cached_tokens = 0
         self.num_tokens = 0
         self.inter_token_sum_s = 0.0
         self.inter_token_counts = [0] * (len(ITL_BUCKETS_S) + 1)
@@ -206,6 +209,7 @@ class TokenStream:
         return Usage(
             prompt_tokens=len(self.request.prompt_token_ids),
             completion_tokens=self.statistics.num_tokens,
+            cached_tokens=self.statistics.num_cached_tokens,
         )
 
     def add_end_callback(self, callback: Callable[[TokenStream], None]) -> None:

@@ -175,8 +175,10 @@ class InferenceThread:
         """Run one step and deliver it; True if no sequence could move."""
         start_s = time.monotonic()
         output = engine.step(start_s)
-        for request_id in output.started:
-            self._seated[request_id].statistics.scheduled_at_s = start_s
+        for started in output.started:
+            statistics = self._seated[started.request_id].statistics
+            statistics.scheduled_at_s = start_s
+            statistics.num_cached_tokens = started.num_cached_tokens
         touched = {request_id: self._seated[request_id] for request_id in output.updated}
         for finished in output.finished:
             touched[finished.request_id] = self._finish(finished)

@@ -11,11 +11,19 @@ from hypothesis import strategies as st
 
 from realtime_serve.cli import _environment, gunicorn_command, main
 from realtime_serve.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, FIELDS, load_config
-from realtime_serve.types import DTYPES, MAX_QUEUE_DEPTH, MAX_RING_CAPACITY, ServerConfig
+from realtime_serve.types import (
+    CPU_LEVELS,
+    DTYPES,
+    MAX_QUEUE_DEPTH,
+    MAX_RING_CAPACITY,
+    MemoryShare,
+    ServerConfig,
+)
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 COUNTS = st.integers(1, 2**63)
 FRACTIONS = st.floats(0, sys.float_info.max, exclude_min=True)
+MEMORY_SHARES = st.builds(MemoryShare, st.floats(0, 100, exclude_min=True))
 RATE_LIMITS = st.tuples(FRACTIONS, st.none() | COUNTS) | st.just((None, None))
 
 
@@ -28,10 +36,14 @@ def server_configs(draw: st.DrawFn) -> ServerConfig:
         served_model_name=draw(st.none() | TEXTS),
         dtype=draw(st.sampled_from(DTYPES)),
         max_model_len=draw(st.none() | COUNTS),
-        kv_cache_bytes=draw(COUNTS),
+        cpu_level=draw(st.sampled_from(CPU_LEVELS)),
+        kv_cache_bytes=draw(COUNTS | MEMORY_SHARES),
+        enable_prefix_caching=draw(st.booleans()),
         num_threads=draw(st.none() | COUNTS),
+        cache_dir=draw(st.none() | TEXTS),
         max_num_seqs=max_num_seqs,
         max_batch_tokens=max_num_seqs + draw(st.integers(0, 100)),
+        target_itl_ms=draw(st.none() | FRACTIONS),
         max_queue_depth=draw(st.integers(1, MAX_QUEUE_DEPTH)),
         ring_capacity=draw(st.integers(1, MAX_RING_CAPACITY)),
         max_body_bytes=draw(COUNTS),

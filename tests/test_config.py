@@ -6,7 +6,7 @@ import pytest
 
 from realtime_serve.config import load_config
 from realtime_serve.errors import ConfigError
-from realtime_serve.types import ServerConfig
+from realtime_serve.types import MemoryShare, ServerConfig
 
 
 def write(path: Path, text: str) -> Path:
@@ -43,6 +43,24 @@ def test_sizes_in_bytes_may_have_a_unit(text: str, expected: int) -> None:
     assert load_config(environ={"REALTIME_SERVE_KV_CACHE_BYTES": text}).kv_cache_bytes == expected
 
 
+def test_the_size_of_the_kv_cache_may_be_a_share_of_free_memory(tmp_path: Path) -> None:
+    environ = {"REALTIME_SERVE_KV_CACHE_BYTES": "40%"}
+    path = write(tmp_path / "serve.toml", "kv_cache_bytes = '12.5%'\n")
+    assert load_config(environ=environ).kv_cache_bytes == MemoryShare(40)
+    assert load_config(path, environ={}).kv_cache_bytes == MemoryShare(12.5)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("true", True), ("False", False), ("0", False)])
+def test_a_switch_is_true_or_false(text: str, expected: bool) -> None:
+    environ = {"REALTIME_SERVE_ENABLE_PREFIX_CACHING": text}
+    assert load_config(environ=environ).enable_prefix_caching is expected
+
+
+def test_a_bound_that_is_set_by_default_is_unset_by_a_word() -> None:
+    assert load_config(environ={"REALTIME_SERVE_TARGET_ITL_MS": "none"}).target_itl_ms is None
+    assert load_config(environ={"REALTIME_SERVE_TARGET_ITL_MS": "20"}).target_itl_ms == 20.0
+
+
 @pytest.mark.parametrize("source", ["file", "environment", "argument"])
 def test_an_unknown_key_is_refused_and_the_known_ones_are_listed(
     source: str, tmp_path: Path
@@ -63,6 +81,15 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed(
         ("MAX_NUM_SEQS", "1.5"),
         ("KV_CACHE_BYTES", "much"),
         ("KV_CACHE_BYTES", "9" * 9999),
+        ("KV_CACHE_BYTES", "0%"),
+        ("KV_CACHE_BYTES", "101%"),
+        ("KV_CACHE_BYTES", "nan%"),
+        ("KV_CACHE_BYTES", "x%"),
+        ("MAX_BODY_BYTES", "40%"),
+        ("MAX_NUM_SEQS", "none"),
+        ("TARGET_ITL_MS", "0"),
+        ("ENABLE_PREFIX_CACHING", "yes"),
+        ("CPU_LEVEL", "sse2"),
         ("KEEP_ALIVE_S", "-1"),
         ("KEEP_ALIVE_S", "nan"),
         ("RATE_LIMIT_RPM", "inf"),

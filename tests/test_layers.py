@@ -66,7 +66,7 @@ def test_all_import_contracts_are_kept() -> None:
         ("engine/scheduler.py", "flask"),
         ("engine/scheduler.py", "threading"),
         ("text/stop.py", "torch"),
-        ("types.py", "realtime_serve.stream"),
+        ("types/requests.py", "realtime_serve.stream"),
         ("nn/llama.py", "realtime_serve.text"),
         ("engine/sequence.py", "realtime_serve.engine.scheduler"),
     ],

@@ -14,6 +14,7 @@ from realtime_serve.types import (
     MAX_QUEUE_DEPTH,
     MAX_RING_CAPACITY,
     BatchConfig,
+    MemoryShare,
     ModelConfig,
     SamplingParams,
     ServerConfig,
@@ -28,9 +29,16 @@ INT_FIELDS = [
     for each in dataclasses.fields(kind)
     if each.type in {"int", "int | None"}
 ]
+TRUTH_FIELDS = [
+    (kind, each.name)
+    for kind in CONFIG_TYPES
+    for each in dataclasses.fields(kind)
+    if each.type == "bool"
+]
 TEXT_FIELDS = [
     (ModelConfig, "path"),
     (ModelConfig, "name"),
+    (ModelConfig, "cache_dir"),
     (ServerConfig, "model"),
     (ServerConfig, "served_model_name"),
     (ServerConfig, "host"),
@@ -43,12 +51,26 @@ def refused_field(kind: type[Any], **values: Any) -> str | None:
     return caught.value.param
 
 
-@pytest.mark.parametrize("value", [True, [], b"x"], ids=repr)
+@pytest.mark.parametrize("value", [[], b"x"], ids=repr)
 @pytest.mark.parametrize(("kind", "name"), EVERY_FIELD)
 def test_every_field_refuses_what_is_not_of_its_type(
     kind: type[Any], name: str, value: object
 ) -> None:
     assert refused_field(kind, **{name: value}) == name
+
+
+@pytest.mark.parametrize(("kind", "name"), sorted(set(EVERY_FIELD) - set(TRUTH_FIELDS), key=str))
+def test_a_truth_is_no_number_and_no_text(kind: type[Any], name: str) -> None:
+    assert refused_field(kind, **{name: True}) == name
+
+
+@pytest.mark.parametrize("value", [0, 1, "true", None], ids=repr)
+@pytest.mark.parametrize(("kind", "name"), TRUTH_FIELDS)
+def test_a_switch_takes_nothing_but_true_and_false(
+    kind: type[Any], name: str, value: object
+) -> None:
+    assert refused_field(kind, **{name: value}) == name
+    assert getattr(kind(**{name: False}), name) is False
 
 
 @pytest.mark.parametrize("value", ["5", 1.5], ids=repr)
@@ -75,6 +97,37 @@ def test_durations_and_rates_are_positive_and_finite(name: str, value: float) ->
 
 def test_a_whole_number_passes_for_a_fraction() -> None:
     assert ServerConfig(keep_alive_s=15) == ServerConfig(keep_alive_s=15.0)
+
+
+@pytest.mark.parametrize("kind", [BatchConfig, ServerConfig])
+def test_the_target_between_tokens_may_be_unset_but_is_otherwise_positive(kind: type[Any]) -> None:
+    assert kind(target_itl_ms=None).target_itl_ms is None
+    for value in (0, -1.0, math.nan):
+        assert refused_field(kind, target_itl_ms=value) == "target_itl_ms"
+
+
+@pytest.mark.parametrize("kind", [ModelConfig, ServerConfig])
+@pytest.mark.parametrize(("name", "value"), [("dtype", "int3"), ("cpu_level", "sse2")])
+def test_a_choice_is_one_of_the_list(kind: type[Any], name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be one of auto, "):
+        kind(**{name: value})
+
+
+@pytest.mark.parametrize("percent", [0.0, -1.0, 100.1, math.nan, math.inf])
+def test_a_share_of_memory_is_more_than_nothing_and_at_most_all(percent: float) -> None:
+    assert refused_field(MemoryShare, percent=percent) == "kv_cache_bytes"
+    assert MemoryShare(100).of(2**40) == 2**40
+
+
+@pytest.mark.parametrize(("text", "percent"), [("40%", 40.0), (" 2.5 % ", 2.5), ("1e1%", 10.0)])
+def test_a_share_of_memory_is_written_with_a_percent_sign(text: str, percent: float) -> None:
+    assert MemoryShare.parse(text) == MemoryShare(percent)
+    assert MemoryShare.parse(str(MemoryShare(percent))) == MemoryShare(percent)
+
+
+@pytest.mark.parametrize("text", ["40", "%", "x%", "4%0", "40%%"])
+def test_other_texts_are_no_share_of_memory(text: str) -> None:
+    assert MemoryShare.parse(text) is None
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
@@ -104,6 +157,31 @@ def test_the_repeated_limits_are_those_of_the_native_code() -> None:
 def test_a_burst_without_a_rate_is_refused() -> None:
     assert refused_field(ServerConfig, rate_limit_burst=5) == "rate_limit_burst"
     assert ServerConfig(rate_limit_burst=5, rate_limit_rpm=60).rate_limit_burst == 5
+
+
+def test_every_setting_reaches_the_part_that_reads_it() -> None:
+    settings: dict[str, Any] = {
+        "dtype": "q4",
+        "cpu_level": "avx2",
+        "max_model_len": 7,
+        "kv_cache_bytes": MemoryShare(3),
+        "enable_prefix_caching": False,
+        "num_threads": 1,
+        "cache_dir": "c",
+        "max_num_seqs": 2,
+        "max_batch_tokens": 5,
+        "target_itl_ms": None,
+        "max_queue_depth": 4,
+        "ring_capacity": 8,
+    }
+    config = ServerConfig(model="p", served_model_name="n", **settings)
+    parts = dataclasses.asdict(config.model_config()) | dataclasses.asdict(config.batch_config())
+    assert parts == {
+        "path": "p",
+        "name": "n",
+        **settings,
+        "kv_cache_bytes": dataclasses.asdict(MemoryShare(3)),
+    }
 
 
 def test_a_model_has_no_field_that_nothing_reads() -> None:

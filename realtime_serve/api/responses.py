@@ -42,12 +42,13 @@ def completion_id(request_id: str) -> str:
     return f"cmpl-{request_id}"
 
 
-def usage_counts(usage: Usage) -> dict[str, int]:
+def usage_counts(usage: Usage) -> dict[str, Any]:
     """Give the `usage` object of an answer."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
 
 

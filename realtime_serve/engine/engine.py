@@ -8,11 +8,17 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
-from realtime_serve.engine.interface import EngineStats, Finished, StepOutput
+from realtime_serve.engine.interface import EngineStats, Finished, Started, StepOutput
 from realtime_serve.engine.kv_cache import BlockPool
-from realtime_serve.engine.kv_storage import BLOCK_SIZE, KVStorage, bytes_per_block
-from realtime_serve.engine.runner import ModelRunner, ScheduledRows
-from realtime_serve.engine.sampler import SampledToken, Sampler, SamplingRow
+from realtime_serve.engine.prefill_budget import PrefillBudget
+from realtime_serve.engine.prefix_cache import PrefixCache
+from realtime_serve.engine.runner import (
+    BLOCK_SIZE,
+    ModelRunner,
+    SampledToken,
+    SamplingRow,
+    ScheduledRows,
+)
 from realtime_serve.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
 from realtime_serve.errors import (
@@ -21,7 +27,6 @@ from realtime_serve.errors import (
     InvalidRequestError,
     ModelLoadError,
 )
-from realtime_serve.nn.interface import CausalLM
 from realtime_serve.types import BatchConfig, FinishReason, InferenceRequest
 
 MIN_MODEL_LEN = 256
@@ -44,12 +49,15 @@ class LLMEngine:
     EngineError whose `__cause__` is what was raised.
 
     Args:
-        model: The network.
+        runner: The network; the engine makes its KV cache.
         eos_token_ids: Tokens that end a sequence, unless its request ignores them.
         batch: Seats and token budget.
         kv_cache_bytes: Most memory for keys and values.
         max_model_len: Longest prompt plus output in tokens, at most the model's own.
+        enable_prefix_caching: Whether prompts that begin alike share what was computed.
         seed_source: Gives seeds to requests without one.
+        clock: Tells seconds. What steps cost is learnt by it: without one, the batch's
+            target_itl_ms bounds nothing.
 
     Attributes:
         max_model_len: As given, or what the KV cache holds if that is less: a lone
@@ -62,26 +70,34 @@ class LLMEngine:
 
     def __init__(
         self,
-        model: CausalLM,
+        runner: ModelRunner,
         *,
         eos_token_ids: frozenset[int],
         batch: BatchConfig,
         kv_cache_bytes: int,
         max_model_len: int,
+        enable_prefix_caching: bool = True,
         seed_source: Callable[[], int] = random_seed,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        num_blocks = _num_blocks(model, batch, kv_cache_bytes, max_model_len)
+        num_blocks = _num_blocks(runner.bytes_per_block, batch, kv_cache_bytes, max_model_len)
         self.max_model_len = min(max_model_len, num_blocks * BLOCK_SIZE)
         self.notices = _notices(max_model_len, self.max_model_len, kv_cache_bytes)
-        self._vocab_size = model.vocab_size
+        self._vocab_size = runner.vocab_size
         self._eos_token_ids = eos_token_ids
         self._seed_source = seed_source
-        self._runner: ModelRunner | None = ModelRunner(model, KVStorage(model, num_blocks))
+        runner.allocate(num_blocks)
+        self._runner: ModelRunner | None = runner
         self._pool = BlockPool(num_blocks, BLOCK_SIZE)
+        self._prefix_cache = PrefixCache(self._pool) if enable_prefix_caching else None
         self._scheduler = Scheduler(
-            self._pool, max_num_seqs=batch.max_num_seqs, max_batch_tokens=batch.max_batch_tokens
+            self._pool,
+            max_num_seqs=batch.max_num_seqs,
+            max_batch_tokens=batch.max_batch_tokens,
+            prefix_cache=self._prefix_cache,
+            prefill_budget=None if clock is None else _prefill_budget(batch),
         )
-        self._sampler = Sampler()
+        self._clock = clock
         self._num_added = 0
         self._num_steps = 0
         self._num_prompt_tokens = 0
@@ -133,22 +149,25 @@ class LLMEngine:
         """
         assert self._runner is not None, "the engine is closed"
         plan = self._scheduler.schedule(now_s)
-        results = self._compute(self._runner, plan.scheduled)
+        results = self._compute_and_observe(self._runner, plan)
         updated = self._commit(plan.scheduled, results)
         return self._report(plan, updated)
 
     def stats(self) -> EngineStats:
         """The figures of this instant."""
-        num_with_status = self._scheduler.num_with_status
+        num_by_status = self._scheduler.count_by_status()
+        cache = self._prefix_cache
         return EngineStats(
             max_model_len=self.max_model_len,
-            num_waiting=num_with_status(SequenceStatus.WAITING),
-            num_running=num_with_status(SequenceStatus.RUNNING),
-            num_paused=num_with_status(SequenceStatus.PAUSED),
-            num_preempted=num_with_status(SequenceStatus.PREEMPTED),
+            num_waiting=num_by_status[SequenceStatus.WAITING],
+            num_running=num_by_status[SequenceStatus.RUNNING],
+            num_paused=num_by_status[SequenceStatus.PAUSED],
+            num_preempted=num_by_status[SequenceStatus.PREEMPTED],
             kv_blocks_used=self._pool.num_used,
             kv_blocks_total=self._pool.num_blocks,
             preemptions_total=self._scheduler.num_preemptions,
+            prefix_cache_queries_total=0 if cache is None else cache.num_queried_tokens,
+            prefix_cache_hits_total=0 if cache is None else cache.num_hit_tokens,
             prompt_tokens_total=self._num_prompt_tokens,
             generation_tokens_total=self._num_generated_tokens,
             steps_total=self._num_steps,
@@ -185,6 +204,16 @@ class LLMEngine:
 
     # --- step -----------------------------------------------------------------
 
+    def _compute_and_observe(self, runner: ModelRunner, plan: SchedulerOutput) -> list[StepResult]:
+        """Do a step's work, and let the scheduler know how long it took."""
+        start_s = self._clock() if self._clock is not None else 0.0
+        if plan.block_copies:
+            runner.copy_blocks(plan.block_copies)
+        results = self._compute(runner, plan.scheduled)
+        if self._clock is not None:
+            self._scheduler.observe(plan, self._clock() - start_s)
+        return results
+
     def _compute(self, runner: ModelRunner, scheduled: list[ScheduledSequence]) -> list[StepResult]:
         """Run the model and choose the tokens; a failure stays with those whom it concerns.
 
@@ -194,18 +223,14 @@ class LLMEngine:
         if not scheduled:
             return []
         try:
-            return self._forward_and_sample(runner, scheduled)
+            return self._run(runner, scheduled)
         except Exception as cause:
             if len(scheduled) == 1:
                 return [_failure(cause)]
         return [result for work in scheduled for result in self._compute(runner, [work])]
 
-    def _forward_and_sample(
-        self, runner: ModelRunner, scheduled: list[ScheduledSequence]
-    ) -> list[StepResult]:
-        logits = runner.forward([_rows(work) for work in scheduled])
-        complete = [_sampling_row(work.sequence) for work in scheduled if work.wants_logits]
-        tokens = iter(self._sampler.sample(logits, complete))
+    def _run(self, runner: ModelRunner, scheduled: list[ScheduledSequence]) -> list[StepResult]:
+        tokens = iter(runner.run([_rows(work) for work in scheduled]))
         return [
             (next(tokens) or EngineError("The model gave no finite logits for this request."))
             if work.wants_logits
@@ -243,7 +268,7 @@ class LLMEngine:
         ended = [sequence for sequence in scheduled if sequence.finish_reason is not None]
         self._num_steps += bool(scheduled)
         return StepOutput(
-            started=tuple(sequence.request.request_id for sequence in plan.started),
+            started=tuple(_started(sequence) for sequence in plan.started),
             updated=tuple(updated),
             finished=tuple(_finished(sequence) for sequence in [*plan.dropped, *ended]),
             num_scheduled_tokens=sum(work.num_tokens for work in plan.scheduled),
@@ -261,7 +286,7 @@ def _rows(work: ScheduledSequence) -> ScheduledRows:
         token_ids=sequence.token_ids[start : start + work.num_tokens],
         start_position=start,
         block_table=sequence.block_table,
-        wants_logits=work.wants_logits,
+        samples=(_sampling_row(sequence),) if work.wants_logits else (),
     )
 
 
@@ -291,6 +316,10 @@ def _flags(reason: FinishReason | None) -> int:
             return FLAG_LAST
 
 
+def _started(sequence: Sequence) -> Started:
+    return Started(sequence.request.request_id, sequence.num_cached_tokens)
+
+
 def _finished(sequence: Sequence) -> Finished:
     assert sequence.finish_reason is not None
     return Finished(
@@ -302,16 +331,19 @@ def _finished(sequence: Sequence) -> Finished:
     )
 
 
+def _prefill_budget(batch: BatchConfig) -> PrefillBudget | None:
+    return None if batch.target_itl_ms is None else PrefillBudget(batch.target_itl_ms / 1000)
+
+
 # --- the size of the KV cache -------------------------------------------------
 
 
 def _num_blocks(
-    model: CausalLM, batch: BatchConfig, kv_cache_bytes: int, max_model_len: int
+    bytes_per_block: int, batch: BatchConfig, kv_cache_bytes: int, max_model_len: int
 ) -> int:
     """As many blocks as fit, but no more than full seats of the longest sequences need."""
-    per_block = bytes_per_block(model)
     min_tokens = min(max_model_len, MIN_MODEL_LEN)
-    min_bytes = math.ceil(min_tokens / BLOCK_SIZE) * per_block
+    min_bytes = math.ceil(min_tokens / BLOCK_SIZE) * bytes_per_block
     if kv_cache_bytes < min_bytes:
         raise ModelLoadError(
             f"kv_cache_bytes is {kv_cache_bytes}, but this model needs at least {min_bytes}: "
@@ -319,7 +351,7 @@ def _num_blocks(
             param="kv_cache_bytes",
         )
     num_useful = batch.max_num_seqs * math.ceil(max_model_len / BLOCK_SIZE)
-    return min(kv_cache_bytes // per_block, num_useful)
+    return min(kv_cache_bytes // bytes_per_block, num_useful)
 
 
 def _notices(wanted_len: int, max_model_len: int, kv_cache_bytes: int) -> tuple[str, ...]:

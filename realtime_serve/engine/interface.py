@@ -9,11 +9,23 @@ says in a step's output who has ended, and the worker publishes that.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from realtime_serve._token_ring import TokenRing
 from realtime_serve.errors import ServeError
 from realtime_serve.types import FinishReason, InferenceRequest
+
+
+class Started(NamedTuple):
+    """A request that was scheduled for the first time.
+
+    Args:
+        request_id: Which request.
+        num_cached_tokens: Tokens of its prompt that need not be computed.
+    """
+
+    request_id: str
+    num_cached_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +52,7 @@ class StepOutput:
     """What one step did.
 
     Args:
-        started: Ids of the requests that were scheduled for the first time.
+        started: The requests that were scheduled for the first time.
         updated: Ids of the requests whose ring got a record.
         finished: Requests that ended, each exactly once in the engine's life.
         num_scheduled_tokens: Tokens computed in this step.
@@ -48,7 +60,7 @@ class StepOutput:
             in a full ring, or somebody cancels, or a request is added.
     """
 
-    started: tuple[str, ...]
+    started: tuple[Started, ...]
     updated: tuple[str, ...]
     finished: tuple[Finished, ...]
     num_scheduled_tokens: int
@@ -68,6 +80,8 @@ class EngineStats:
         kv_blocks_used: KV blocks in use.
         kv_blocks_total: KV blocks there are.
         preemptions_total: Preemptions so far.
+        prefix_cache_queries_total: Tokens of all requests that were started.
+        prefix_cache_hits_total: How many of them the prefix cache had.
         prompt_tokens_total: Prompt tokens of all requests that got their first token.
         generation_tokens_total: Tokens generated so far.
         steps_total: Steps so far that computed something.
@@ -81,6 +95,8 @@ class EngineStats:
     kv_blocks_used: int
     kv_blocks_total: int
     preemptions_total: int
+    prefix_cache_queries_total: int
+    prefix_cache_hits_total: int
     prompt_tokens_total: int
     generation_tokens_total: int
     steps_total: int

@@ -14,10 +14,8 @@ import mmap
 import torch
 from torch import Tensor
 
+from realtime_serve.engine.runner import BLOCK_SIZE
 from realtime_serve.nn.interface import CausalLM, KVTensors
-
-BLOCK_SIZE = 16
-"""Tokens a block: a sequence wastes 7.5 slots on average, and its table stays short."""
 
 
 class KVStorage:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from realtime_serve.errors import ConfigError, ModelLoadError
-from realtime_serve.nn import CausalLM, LlamaConfig, LlamaForCausalLM, Parameters
+from realtime_serve.engine.checkpoint_fit import (
+    longest_sequence,
+    not_finite,
+    require_all_placed,
+    require_shape,
+)
+from realtime_serve.errors import ModelLoadError
+from realtime_serve.nn.interface import CausalLM
+from realtime_serve.nn.llama import LlamaForCausalLM
+from realtime_serve.nn.llama_config import LlamaConfig
+from realtime_serve.nn.parameters import Parameters
 from realtime_serve.types import DType, ModelConfig
 from realtime_serve.weights import Checkpoint
 
@@ -43,7 +51,7 @@ def load_llm(checkpoint: Checkpoint, config: ModelConfig, device: torch.device =
         model = LlamaForCausalLM(
             llama,
             Parameters(take=tensors.take, dtype=choose_dtype(config.dtype, device), device=device),
-            _max_model_len(config, llama),
+            longest_sequence(config, llama),
         )
     tensors.check_all_taken(llama.tie_word_embeddings)
     return model
@@ -58,10 +66,23 @@ def choose_dtype(wanted: DType, device: torch.device = CPU) -> torch.dtype:
 
     Returns:
         The dtype.
+
+    Raises:
+        ModelLoadError: Networks written in torch do not compute in it.
     """
-    if wanted == "auto":
-        return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
-    return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+    match wanted:
+        case "auto":
+            return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
+        case "bfloat16":
+            return torch.bfloat16
+        case "float32":
+            return torch.float32
+        case _:
+            raise ModelLoadError(
+                f"dtype {wanted!r} runs only on the native CPU path, and this model runs on "
+                "torch: use float32 or bfloat16.",
+                param="dtype",
+            )
 
 
 def _has_native_bfloat16(device: torch.device) -> bool:
@@ -73,55 +94,24 @@ def _has_native_bfloat16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def _max_model_len(config: ModelConfig, llama: LlamaConfig) -> int:
-    longest = llama.max_position_embeddings
-    if config.max_model_len is not None and config.max_model_len > longest:
-        raise ConfigError(
-            f"max_model_len ({config.max_model_len}) must be at most {longest}, "
-            "the context that the model was made for.",
-            param="max_model_len",
-        )
-    return config.max_model_len or longest
-
-
 class _TensorFeed:
-    """Gives out a checkpoint's tensors, checked, and remembers which are left."""
+    """Gives out a checkpoint's tensors, checked, and remembers which were taken."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._left = set(checkpoint.tensor_names())
+        self._taken: set[str] = set()
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor of that name; ModelLoadError if it is not as the network needs it."""
         tensor = self._checkpoint.tensor(name)
-        self._left.discard(name)
-        if tuple(tensor.shape) != shape:
-            raise ModelLoadError(
-                f"{self._checkpoint.path}: {name} has the shape {list(tensor.shape)}, "
-                f"but the configuration asks for {list(shape)}."
-            )
+        self._taken.add(name)
+        where = f"{self._checkpoint.path}: {name}"
+        require_shape(where, tuple(tensor.shape), shape)
         # One sum, not a test of each value: NaN and infinity survive it.
         if not tensor.sum(dtype=torch.float32).isfinite():
-            raise ModelLoadError(
-                f"{self._checkpoint.path}: {name} holds values that are not finite numbers."
-            )
+            raise not_finite(where)
         return tensor
 
     def check_all_taken(self, head_is_tied: bool) -> None:
         """Refuse a checkpoint with weights that the network has no place for."""
-        left = sorted(_meaningful(self._left))
-        if head_is_tied and "lm_head.weight" in left:
-            left.remove("lm_head.weight")
-            self._checkpoint.notices.append(
-                "lm_head.weight is ignored: the configuration ties the head to the embedding."
-            )
-        if left:
-            raise ModelLoadError(
-                f"{self._checkpoint.path} has {len(left)} tensors that this network has no "
-                f"place for, such as {left[0]}."
-            )
-
-
-def _meaningful(names: Iterable[str]) -> list[str]:
-    """Without the rotary frequencies that old checkpoints store; they follow from the config."""
-    return [name for name in names if not name.endswith("rotary_emb.inv_freq")]
+        require_all_placed(self._checkpoint, self._taken, head_is_tied=head_is_tied)

@@ -1,15 +1,49 @@
-"""From scheduled work to logits: builds the flat rows of a step and runs the network."""
+"""What the engine asks of whatever computes its steps: rows in, chosen tokens out.
+
+A step is a list of pieces of work, one a sequence: some tokens to compute after those that the
+KV cache holds already, and how to choose the token after each of the last few of them. A
+decoding sequence, a chunk of a prompt and guesses to be verified are the same thing.
+
+NativeRunner computes a step in one C call; TorchRunner runs networks written in torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, Protocol
 
-import torch
-from torch import Tensor
+from realtime_serve.types import SamplingParams
 
-from realtime_serve.engine.kv_storage import KVStorage
-from realtime_serve.nn.interface import CausalLM, ForwardBatch, Span
+BLOCK_SIZE = 16
+"""Tokens a KV block: a sequence wastes 7.5 slots on average, and its table stays short."""
+
+
+class SamplingRow(NamedTuple):
+    """How the next token of one row is chosen.
+
+    Args:
+        params: Temperature and filters.
+        seed: The request's seed.
+        output_index: How many tokens the request has before the one to choose.
+        banned_token_ids: Tokens that must not be chosen.
+    """
+
+    params: SamplingParams
+    seed: int
+    output_index: int
+    banned_token_ids: Collection[int] = ()
+
+
+class SampledToken(NamedTuple):
+    """A chosen token.
+
+    Args:
+        token_id: Its id.
+        logprob: Its log-probability under the model, before temperature, filters and bans.
+    """
+
+    token_id: int
+    logprob: float
 
 
 class ScheduledRows(NamedTuple):
@@ -19,82 +53,50 @@ class ScheduledRows(NamedTuple):
         token_ids: The tokens to compute, at least one.
         start_position: Position of the first of them; all earlier ones are in the cache.
         block_table: The sequence's blocks; they must cover the last token's position.
-        wants_logits: Whether the logits of the last token are wanted.
+        samples: How to choose the tokens after the last len(samples) rows, in their order.
     """
 
     token_ids: Sequence[int]
     start_position: int
     block_table: Sequence[int]
-    wants_logits: bool
+    samples: Sequence[SamplingRow]
 
 
-class ModelRunner:
-    """Runs a network over the scheduled rows of a step.
+class ModelRunner(Protocol):
+    """A network with its KV cache. Only the thread that owns the engine may call it.
 
-    Only the thread that owns the engine may call it.
-
-    Args:
-        model: The network.
-        kv_storage: Its KV cache.
+    Attributes:
+        vocab_size: Token ids are below it.
+        bytes_per_block: Memory that one KV block takes in all layers together.
     """
 
-    def __init__(self, model: CausalLM, kv_storage: KVStorage) -> None:
-        self._model = model
-        self._kv_storage = kv_storage
+    vocab_size: int
+    bytes_per_block: int
 
-    def forward(self, rows: Sequence[ScheduledRows]) -> Tensor:
+    def allocate(self, num_blocks: int) -> None:
+        """Make the KV cache; once, before the first step.
+
+        Args:
+            num_blocks: Blocks of BLOCK_SIZE tokens.
+        """
+        ...
+
+    def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Copy KV blocks, one after the other.
+
+        Args:
+            pairs: Source and destination.
+        """
+        ...
+
+    def run(self, work: Sequence[ScheduledRows]) -> list[SampledToken | None]:
         """Compute one step.
 
         Args:
-            rows: The work of each sequence, at least one.
+            work: Of each sequence, at least one.
 
         Returns:
-            Logits, float32, [number of sequences that want logits, vocab_size], in the
-            order of `rows`.
+            The chosen tokens, those of the first sequence first; None where the logits hold
+            NaN or plus infinity, or where no token that may be chosen has a finite logit.
         """
-        batch = build_batch(rows, self._kv_storage.block_size, self._kv_storage.device)
-        with torch.inference_mode():
-            return self._model.forward(batch, self._kv_storage.tensors)
-
-
-def build_batch(
-    rows: Sequence[ScheduledRows], block_size: int, device: torch.device
-) -> ForwardBatch:
-    """Lay the work of all sequences out as flat rows.
-
-    Args:
-        rows: The work of each sequence.
-        block_size: Tokens a KV block.
-        device: Where the tensors of the batch go.
-
-    Returns:
-        The batch.
-    """
-    token_ids: list[int] = []
-    positions: list[int] = []
-    slots: list[int] = []
-    spans: list[Span] = []
-    logits_rows: list[int] = []
-    for work in rows:
-        start, num_rows = len(token_ids), len(work.token_ids)
-        end_position = work.start_position + num_rows
-        token_ids += work.token_ids
-        positions += range(work.start_position, end_position)
-        slots += _slots(work.block_table, work.start_position, end_position, block_size)
-        spans.append(Span(start, num_rows, end_position, work.block_table))
-        if work.wants_logits:
-            logits_rows.append(start + num_rows - 1)
-    return ForwardBatch(
-        token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
-        positions=torch.tensor(positions, dtype=torch.int64, device=device),
-        slots=torch.tensor(slots, dtype=torch.int64, device=device),
-        spans=tuple(spans),
-        logits_rows=torch.tensor(logits_rows, dtype=torch.int64, device=device),
-    )
-
-
-def _slots(block_table: Sequence[int], start: int, end: int, block_size: int) -> list[int]:
-    return [
-        block_table[position // block_size] * block_size + position % block_size
-        for position in range(start, end)
-    ]
+        ...

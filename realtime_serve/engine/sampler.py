@@ -20,13 +20,13 @@ output. It is the same in whatever batch the row stands, and after a preemption.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from realtime_serve.engine.runner import SampledToken, SamplingRow
 from realtime_serve.types import SamplingParams
 
 ROWS_AT_ONCE = 8
@@ -52,34 +52,6 @@ ALMOST_ONE = 1.0 - 2.0**-53
 """The largest float64 below 1: a positive mass times this is less than the mass."""
 
 MASK_64 = 2**64 - 1
-
-
-class SamplingRow(NamedTuple):
-    """How the next token of one row is chosen.
-
-    Args:
-        params: Temperature and filters.
-        seed: The request's seed.
-        output_index: How many tokens the request has already.
-        banned_token_ids: Tokens that must not be chosen.
-    """
-
-    params: SamplingParams
-    seed: int
-    output_index: int
-    banned_token_ids: Collection[int] = ()
-
-
-class SampledToken(NamedTuple):
-    """A chosen token.
-
-    Args:
-        token_id: Its id.
-        logprob: Its log-probability under the model, before temperature, filters and bans.
-    """
-
-    token_id: int
-    logprob: float
 
 
 class Sampler:

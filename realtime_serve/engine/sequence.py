@@ -14,6 +14,7 @@ computing the last of them yields one more token.
 from __future__ import annotations
 
 import enum
+from array import array
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -60,25 +61,36 @@ class Sequence:
         eos_token_ids: The model's own stop tokens.
         max_model_len: Longest prompt plus output in tokens; bounds `max_tokens`.
 
+    `token_ids` and `block_table` are arrays of C ints, so that C reads them where they lie. They
+    cannot grow while somebody holds a view of them.
+
     Attributes:
         token_ids: Prompt and output. Only ever appended to.
         num_computed_tokens: How many of them are in the blocks.
         block_table: Its blocks in order; empty while it is waiting or preempted.
+        block_digests: What the prefix cache knows its first full blocks by.
+        num_committed_blocks: How many of its blocks the prefix cache was told of.
+        num_cached_tokens: How many prompt tokens the prefix cache had when it was admitted.
         status: Changed by `enter` only.
         num_preemptions: How often its blocks were taken.
         finish_reason: Why it ended, once it has.
         error: What failed, if that was ERROR.
         rank: Its place in line: class first, then arrival; less is better.
         max_tokens: Most tokens to generate.
+        max_num_tokens: Most tokens of prompt and output together.
         stop_token_ids: Tokens that end it.
     """
 
     __slots__ = (
         "arrival_index",
+        "block_digests",
         "block_table",
         "error",
         "finish_reason",
+        "max_num_tokens",
         "max_tokens",
+        "num_cached_tokens",
+        "num_committed_blocks",
         "num_computed_tokens",
         "num_preemptions",
         "num_prompt_tokens",
@@ -111,12 +123,16 @@ class Sequence:
         room = max_model_len - self.num_prompt_tokens
         assert room >= 1
         self.max_tokens = room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        self.max_num_tokens = self.num_prompt_tokens + self.max_tokens
         self.stop_token_ids = frozenset(sampling.stop_token_ids)
         if not sampling.ignore_eos:
             self.stop_token_ids |= eos_token_ids
-        self.token_ids = list(request.prompt_token_ids)
+        self.token_ids = array("i", request.prompt_token_ids)
         self.num_computed_tokens = 0
-        self.block_table: list[int] = []
+        self.block_table = array("i")
+        self.block_digests: list[bytes] = []
+        self.num_committed_blocks = 0
+        self.num_cached_tokens = 0
         self.status = SequenceStatus.WAITING
         self.num_preemptions = 0
         self.finish_reason: FinishReason | None = None
@@ -140,7 +156,7 @@ class Sequence:
     @property
     def max_computed_tokens(self) -> int:
         """Most tokens that will ever be computed: the last one generated never is."""
-        return self.num_prompt_tokens + self.max_tokens - 1
+        return self.max_num_tokens - 1
 
     @property
     def holds_blocks(self) -> bool:
@@ -171,6 +187,6 @@ class Sequence:
         self.token_ids.append(token_id)
         if token_id in self.stop_token_ids:
             return FinishReason.STOP
-        if self.num_generated_tokens >= self.max_tokens:
+        if len(self.token_ids) >= self.max_num_tokens:
             return FinishReason.LENGTH
         return None

@@ -192,6 +192,12 @@ class MetricsCollector(Middleware, Collector):
         preemptions = CounterMetricFamily(
             "vllm:num_preemptions", "Sequences whose KV blocks were taken.", labels=LABELS
         )
+        queries = CounterMetricFamily(
+            "vllm:prefix_cache_queries", "Tokens looked up in the prefix cache.", labels=LABELS
+        )
+        hits = CounterMetricFamily(
+            "vllm:prefix_cache_hits", "Tokens that the prefix cache had.", labels=LABELS
+        )
         for model in self._models():
             labels = (model.name, ENGINE)
             waiting.add_metric(labels, model.num_waiting)
@@ -200,7 +206,9 @@ class MetricsCollector(Middleware, Collector):
             if stats is not None:
                 kv_usage.add_metric(labels, stats.kv_blocks_used / max(1, stats.kv_blocks_total))
                 preemptions.add_metric(labels, stats.preemptions_total)
-        yield from (running, waiting, kv_usage, preemptions)
+                queries.add_metric(labels, stats.prefix_cache_queries_total)
+                hits.add_metric(labels, stats.prefix_cache_hits_total)
+        yield from (running, waiting, kv_usage, preemptions, queries, hits)
 
     def _counters(self) -> Iterator[Metric]:
         prompt = CounterMetricFamily("vllm:prompt_tokens", "Prompt tokens.", labels=LABELS)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from realtime_serve.errors import ModelLoadError
 from realtime_serve.nn.config_values import number, numbers
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 DEFAULT_THETA = 10000.0
 """The base of the frequencies where a config does not name one."""
@@ -77,7 +79,7 @@ class RopeConfig:
             freq_factors=_divisors(rope_type, given),
         )
 
-    def frequencies(self, head_dim: int) -> tuple[Tensor, float]:
+    def frequencies(self, head_dim: int) -> tuple[FloatArray, float]:
         """The angle per position of each pair of dimensions.
 
         Args:
@@ -117,40 +119,42 @@ def _divisors(rope_type: str, given: Mapping[str, Any]) -> tuple[float, ...]:
     return numbers(given, "freq_factors") if ROPE_TYPES[rope_type].lists else ()
 
 
-def _plain(rope: RopeConfig, head_dim: int) -> Tensor:
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-    return 1.0 / rope.theta**exponents
+def _plain(rope: RopeConfig, head_dim: int) -> FloatArray:
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    return np.float32(1.0) / np.float32(rope.theta) ** exponents
 
 
-def _default(rope: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
+def _default(rope: RopeConfig, head_dim: int) -> tuple[FloatArray, float]:
     return _plain(rope, head_dim), 1.0
 
 
-def _linear(rope: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
-    return _plain(rope, head_dim) / rope.numbers["factor"], 1.0
+def _linear(rope: RopeConfig, head_dim: int) -> tuple[FloatArray, float]:
+    return _plain(rope, head_dim) / np.float32(rope.numbers["factor"]), 1.0
 
 
-def _freq_factors(rope: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
+def _freq_factors(rope: RopeConfig, head_dim: int) -> tuple[FloatArray, float]:
     if len(rope.freq_factors) != head_dim // 2:
         raise ModelLoadError(
             f"The model has {len(rope.freq_factors)} rotary factors, "
             f"but a head of {head_dim} needs {head_dim // 2}."
         )
-    return _plain(rope, head_dim) / torch.tensor(rope.freq_factors), 1.0
+    divisors: FloatArray = np.array(rope.freq_factors, np.float32)
+    return _plain(rope, head_dim) / divisors, 1.0
 
 
-def _llama3(rope: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
+def _llama3(rope: RopeConfig, head_dim: int) -> tuple[FloatArray, float]:
     """Slow frequencies are divided, fast ones kept, those between blended by their speed."""
     low, high = rope.numbers["low_freq_factor"], rope.numbers["high_freq_factor"]
     if low >= high:
         raise ModelLoadError("rope_scaling needs low_freq_factor less than high_freq_factor.")
     plain = _plain(rope, head_dim)
     turns = rope.numbers["original_max_position_embeddings"] * plain / (2 * math.pi)
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 - kept) * plain / rope.numbers["factor"] + kept * plain, 1.0
+    kept = ((turns - low) / (high - low)).clip(0, 1)
+    blended = (1 - kept) * plain / rope.numbers["factor"] + kept * plain
+    return blended.astype(np.float32), 1.0
 
 
-def _yarn(rope: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
+def _yarn(rope: RopeConfig, head_dim: int) -> tuple[FloatArray, float]:
     """As llama3, but blended by dimension, and with a factor on top."""
     factor = rope.numbers["factor"]
     context = rope.numbers["original_max_position_embeddings"]
@@ -161,15 +165,15 @@ def _yarn(rope: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
     low = max(math.floor(dimension_of(rope.numbers.get("beta_fast", 32))), 0)
     high = min(math.ceil(dimension_of(rope.numbers.get("beta_slow", 1))), head_dim - 1)
     width = high - low if high != low else 0.001  # as the reference avoids the division by 0
-    divided = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+    divided = ((np.arange(head_dim // 2, dtype=np.float32) - low) / width).clip(0, 1)
     plain = _plain(rope, head_dim)
     frequencies = divided * plain / factor + (1 - divided) * plain
     usual_scale = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
-    return frequencies, rope.numbers.get("attention_factor", usual_scale)
+    return frequencies.astype(np.float32), rope.numbers.get("attention_factor", usual_scale)
 
 
 class _RopeType(NamedTuple):
-    frequencies: Callable[[RopeConfig, int], tuple[Tensor, float]]
+    frequencies: Callable[[RopeConfig, int], tuple[FloatArray, float]]
     required: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset()
     lists: frozenset[str] = frozenset()

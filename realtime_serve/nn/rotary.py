@@ -41,7 +41,7 @@ class RotaryEmbedding:
         self, config: RopeConfig, head_dim: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         frequencies, self._scale = config.frequencies(head_dim)
-        self._frequencies = frequencies.to(device)
+        self._frequencies = torch.from_numpy(frequencies).to(device)
         self._dtype = dtype
 
     def rotation(self, positions: Tensor) -> Rotation:

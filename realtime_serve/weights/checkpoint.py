@@ -1,16 +1,21 @@
-"""One view of a model's files, and which reader a path gets."""
+"""One view of a model's files, and which reader a path gets.
+
+No reader needs torch, but for the tensors that `tensor()` gives to a network in torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from realtime_serve.errors import ModelLoadError
 from realtime_serve.weights.gguf import GGUFCheckpoint
 from realtime_serve.weights.safetensors import SafetensorsCheckpoint
+from realtime_serve.weights.stored_tensor import StoredTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Checkpoint(Protocol):
@@ -19,6 +24,7 @@ class Checkpoint(Protocol):
     Attributes:
         path: Where it came from.
         name: A good name to serve it under.
+        files: All files that its configuration and its tensors are read from.
         config: The words of Hugging Face's config.json, whatever the format.
         notices: Sentences for a person; readers of the checkpoint may add theirs.
         tokenizer_metadata: A GGUF file's tokenizer.* entries; None for a directory, which
@@ -27,12 +33,27 @@ class Checkpoint(Protocol):
 
     path: str
     name: str
+    files: Sequence[Path]
     config: Mapping[str, Any]
     notices: list[str]
     tokenizer_metadata: Mapping[str, Any] | None
 
     def tensor_names(self) -> Sequence[str]:
         """Hugging Face's names of all tensors."""
+        ...
+
+    def stored(self, name: str) -> StoredTensor:
+        """Find one tensor without reading it.
+
+        Args:
+            name: One of `tensor_names()`.
+
+        Returns:
+            The tensor as it is stored, its rows as Hugging Face orders them.
+
+        Raises:
+            ModelLoadError: There is no such tensor, or its rows make no sense.
+        """
         ...
 
     def tensor(self, name: str) -> Tensor:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from realtime_serve.errors import ModelLoadError
+from realtime_serve.weights.safetensors_file import read_safetensors
+from realtime_serve.weights.stored_tensor import StoredTensor
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 MAX_JSON_BYTES = 64 * 1024 * 1024
 """Far above any index; a larger file is not one, and would be parsed into memory."""
-
-FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class SafetensorsCheckpoint:
@@ -37,27 +39,37 @@ class SafetensorsCheckpoint:
         self.name = path.resolve().name
         self.notices: list[str] = []
         self.tokenizer_metadata: Mapping[str, Any] | None = None
-        self.config: Mapping[str, Any] = _read_json_object(path / "config.json")
-        self._files = {name: _open_file(path / name) for name in _file_names(path)}
-        self._file_of = {
-            tensor: name
-            for name, file in self._files.items()
-            for tensor in file.keys()  # noqa: SIM118 - safetensors' handle is no mapping
-        }
+        self.config: Mapping[str, Any] = _read_json_object(path / CONFIG_FILE)
+        weight_files = [path / name for name in _file_names(path)]
+        self.files: Sequence[Path] = (path / CONFIG_FILE, *weight_files)
+        self._tensors: dict[str, StoredTensor] = {}
+        self._file_of: dict[str, Path] = {}
+        for file in weight_files:
+            tensors = _read_file(file)
+            self._tensors |= tensors
+            self._file_of |= dict.fromkeys(tensors, file)
 
     def tensor_names(self) -> Sequence[str]:
         """See `Checkpoint.tensor_names`."""
-        return list(self._file_of)
+        return list(self._tensors)
+
+    def stored(self, name: str) -> StoredTensor:
+        """See `Checkpoint.stored`."""
+        if name not in self._tensors:
+            raise ModelLoadError(f"{self.path} has no tensor {name}.")
+        return self._tensors[name]
 
     def tensor(self, name: str) -> Tensor:
         """See `Checkpoint.tensor`; shares the mapped file's memory."""
-        if name not in self._file_of:
-            raise ModelLoadError(f"{self.path} has no tensor {name}.")
+        import torch
+
+        self.stored(name)
         try:
-            tensor: Tensor = self._files[self._file_of[name]].get_tensor(name)
-        except (SafetensorError, RuntimeError, TypeError) as error:
+            with safe_open(self._file_of[name], framework="pt") as file:
+                tensor: Tensor = file.get_tensor(name)
+        except (SafetensorError, OSError, RuntimeError, TypeError) as error:
             raise ModelLoadError(f"{self.path}: {name} cannot be read: {error}") from error
-        if tensor.dtype not in FLOAT_TYPES:
+        if tensor.dtype not in {torch.float32, torch.float16, torch.bfloat16}:
             raise ModelLoadError(
                 f"{self.path}: {name} is stored as {tensor.dtype}, which is not supported."
             )
@@ -83,13 +95,10 @@ def _file_names(directory: Path) -> list[str]:
     return names
 
 
-def _open_file(path: Path) -> Any:
+def _read_file(path: Path) -> dict[str, StoredTensor]:
     if not path.is_file():
         raise ModelLoadError(f"{path} is missing.")
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise ModelLoadError(f"{path} is a damaged safetensors file: {error}") from error
+    return read_safetensors(path)
 
 
 def _read_json_object(path: Path) -> dict[str, Any]:

@@ -115,7 +115,12 @@ def test_an_error_event_carries_the_envelope_and_the_usage_so_far() -> None:
     assert payload_of(sse.error_event(error)) == error_envelope(error)
     payload = payload_of(sse.error_event(error, USAGE))
     assert payload["error"]["code"] == "deadline_exceeded"
-    assert payload["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    assert payload["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 3,
+        "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": USAGE.cached_tokens},
+    }
 
 
 # --- whole streams, read by the openai SDK ------------------------------------

@@ -45,6 +45,41 @@ def test_connections_are_reused(scripted_server: ScriptedServer) -> None:
     assert scripted_server.num_connections == 2
 
 
+def test_a_server_that_hangs_up_after_each_answer_is_asked_again(
+    scripted_server: ScriptedServer, tmp_path: Path
+) -> None:
+    scripted_server.script = lambda body: Reply(
+        chat_stream(["a"] * body["max_tokens"]), hangs_up=True
+    )
+    arguments = ("--concurrency", "2", "--num-prompts", "20", "--output-len", "3")
+    (result,) = results(scripted_server, tmp_path / "out.json", *arguments)
+    assert (result["successful"], result["failed"]) == (20, 0)
+    assert scripted_server.num_connections > 20
+
+
+def test_prompts_can_share_their_beginning(scripted_server: ScriptedServer) -> None:
+    def a_word_a_token(body: dict[str, Any]) -> Reply:
+        num_words = len(body["messages"][0]["content"].split())
+        return Reply(chat_stream(["a"] * body["max_tokens"], prompt_tokens=num_words))
+
+    scripted_server.script = a_word_a_token
+    arguments = ("--concurrency", "1", "--num-prompts", "5", "--input-len", "20")
+    assert run(scripted_server, *arguments, "--shared-prefix-len", "15") == 0
+    bodies = measured_requests(scripted_server, 128)
+    words = [body["messages"][0]["content"].split() for body in bodies]
+    assert [len(each) for each in words] == [20] * 5
+    assert len({tuple(each[:15]) for each in words}) == 1
+    assert len({tuple(each[15:]) for each in words}) == 5
+
+
+def test_a_prompt_that_would_be_shared_whole_is_refused(
+    scripted_server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(scripted_server, "--input-len", "20", "--shared-prefix-len", "20") == 2
+    assert "must leave a token" in capsys.readouterr().err
+    assert scripted_server.requests == []
+
+
 def test_requests_ask_for_exactly_the_output_length(scripted_server: ScriptedServer) -> None:
     run(scripted_server, "--concurrency", "1", "--num-prompts", "1", "--output-len", "6")
     (body,) = measured_requests(scripted_server, 6)

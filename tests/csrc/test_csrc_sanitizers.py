@@ -2,87 +2,52 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 
+from support.c_programs import (
+    CSRC,
+    assert_passed,
+    compile_c,
+    run_c,
+    sanitizer_flags,
+    sanitizer_prefix,
+)
+
 TESTS = Path(__file__).parent
-CSRC = TESTS.parent.parent / "csrc"
 
 SOURCES = {
     "token_ring": ["token_ring.c"],
     "batch_queue": ["batch_queue.c", "deadline.c"],
     "native_thread": ["native_thread.c", "deadline.c"],
+    "turns": ["kernels/turns.c"],
+    "guest": ["kernels/guest.c"],
+    "compute_pool": [
+        "kernels/compute_pool.c",
+        "kernels/guest.c",
+        "kernels/turns.c",
+        "native_thread.c",
+        "deadline.c",
+    ],
 }
 SANITIZERS = ["thread", "address,undefined"]
 
-# The programs take about a second. A lost wake-up would let one wait for ever.
-HANG_S = 120
-
-REPORTS = ("Sanitizer:", "runtime error:")
-
-# Where address randomisation is wider than the sanitizer's runtime expects, it must be off.
-PREFIXES: tuple[tuple[str, ...], ...] = ((), ("setarch", "--addr-no-randomize"))
-
-
-def _compile(program: Path, sources: list[Path], sanitizer: str, *macros: str) -> None:
-    flags = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
-    command = [_gcc(), *flags, f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
-    command += [*macros, f"-I{CSRC}", *map(str, sources), "-o", str(program)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S, check=False)
-    assert result.returncode == 0, result.stderr
-
-
-def _run(program: Path, prefix: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "TSAN_OPTIONS": "", "ASAN_OPTIONS": "", "UBSAN_OPTIONS": ""}
-    return subprocess.run(
-        [*prefix, str(program)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=HANG_S,
-        check=False,
-    )
-
-
-def _gcc() -> str:
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.fail("gcc is missing; the extensions need it as well.")
-    return compiler
-
-
-@functools.cache
-def _runnable_prefix(sanitizer: str) -> tuple[str, ...] | None:
-    """How an innocent program can be run under the sanitizer; None if it cannot."""
-    with tempfile.TemporaryDirectory() as directory:
-        source = Path(directory, "innocent.c")
-        source.write_text("int main(void) { return 0; }\n")
-        program = Path(directory, "innocent")
-        try:
-            _compile(program, [source], sanitizer)
-        except AssertionError:
-            return None
-        for prefix in PREFIXES:
-            is_there = not prefix or shutil.which(prefix[0])
-            if is_there and _run(program, prefix).returncode == 0:
-                return prefix
-    return None
+MUTANTS = [
+    ("token_ring", "TOKEN_RING_PUSH_ORDER"),
+    ("token_ring", "TOKEN_RING_POP_ORDER"),
+    ("compute_pool", "COMPUTE_POOL_PUBLISH_ORDER"),
+    ("compute_pool", "COMPUTE_POOL_DONE_ORDER"),
+]
 
 
 def _compile_and_run(
     program: Path, sources: list[Path], sanitizer: str, *macros: str
 ) -> subprocess.CompletedProcess[str]:
-    prefix = _runnable_prefix(sanitizer)
-    if prefix is None:
-        pytest.skip(f"gcc has no working runtime for -fsanitize={sanitizer} on this machine")
-    _compile(program, sources, sanitizer, *macros)
-    return _run(program, prefix)
+    prefix = sanitizer_prefix(sanitizer)
+    compile_c(program, sources, *sanitizer_flags(sanitizer), *macros)
+    return run_c(program, prefix)
 
 
 def _sources(name: str) -> list[Path]:
@@ -92,23 +57,19 @@ def _sources(name: str) -> list[Path]:
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 @pytest.mark.parametrize("name", SOURCES)
 def test_stress_program_passes_without_a_report(name: str, sanitizer: str, tmp_path: Path) -> None:
-    result = _compile_and_run(tmp_path / name, _sources(name), sanitizer)
-
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == f"{name}: ok\n"
-    assert not any(report in result.stderr for report in REPORTS), result.stderr
+    assert_passed(_compile_and_run(tmp_path / name, _sources(name), sanitizer), name)
 
 
-@pytest.mark.parametrize("weakened", ["TOKEN_RING_PUSH_ORDER", "TOKEN_RING_POP_ORDER"])
+@pytest.mark.parametrize(("name", "weakened"), MUTANTS)
 def test_weakened_memory_order_is_caught_although_the_output_is_right(
-    weakened: str, tmp_path: Path
+    name: str, weakened: str, tmp_path: Path
 ) -> None:
     macro = f"-D{weakened}=memory_order_relaxed"
-    result = _compile_and_run(tmp_path / "mutant", _sources("token_ring"), "thread", macro)
+    result = _compile_and_run(tmp_path / "mutant", _sources(name), "thread", macro)
 
-    assert result.stdout == "token_ring: ok\n"
+    assert result.stdout == f"{name}: ok\n"
     assert "WARNING: ThreadSanitizer: data race" in result.stderr
-    assert "token_ring.c" in result.stderr
+    assert f"{name}.c" in result.stderr
     assert result.returncode != 0
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from realtime_serve import _token_ring
-from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT
-from realtime_serve.engine.interface import Engine, Finished
-from realtime_serve.types import FinishReason
+from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
+from realtime_serve.engine.interface import Engine, Finished, Started
+from realtime_serve.engine.sequence import Sequence
+from realtime_serve.nn.interface import ForwardBatch, KVTensors
+from realtime_serve.types import FinishReason, InferenceRequest, SamplingParams
 from support.engine_driver import MAX_MODEL_LEN, prompt
 from support.engine_driver import EngineDriver as Driver
-from support.stub_model import VOCAB_SIZE, expected_tokens
+from support.stub_model import VOCAB_SIZE, HistoryModel, expected_tokens
 
 
 def test_it_is_an_engine() -> None:
@@ -165,6 +168,89 @@ def test_the_engine_leaves_the_terminal_state_to_the_worker() -> None:
     assert driver.rings["0"].state == _token_ring.OPEN
 
 
+# --- prefix caching -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("enable_prefix_caching", [True, False])
+def test_output_is_the_same_with_and_without_what_the_prefix_cache_holds(
+    enable_prefix_caching: bool,
+) -> None:
+    driver = Driver(enable_prefix_caching=enable_prefix_caching)
+    requests = []
+    for i in range(3):
+        for length in (15, 16, 17, 32, 33, 40):
+            requests.append(driver.add((*prompt(length), i), seed=5, temperature=0.9))
+        driver.run()
+    for request in requests:
+        assert driver.tokens(request) == expected_tokens(driver.model, request)
+    stats = driver.engine.stats()
+    assert (stats.prefix_cache_hits_total > 0) == enable_prefix_caching
+
+
+def test_a_request_is_told_how_much_of_its_prompt_was_cached() -> None:
+    driver = Driver()
+    driver.add(prompt(40), max_tokens=1)
+    assert driver.step().started == (Started("0", 0),)
+    driver.add(prompt(40), max_tokens=1)
+    assert driver.step().started == (Started("1", 32),)
+    stats = driver.engine.stats()
+    assert stats.prefix_cache_queries_total == 80
+    assert stats.prefix_cache_hits_total == 32
+
+
+def test_a_fork_shares_the_prompt_and_both_answer_as_if_they_were_alone() -> None:
+    driver = Driver()
+    parent_request = driver.add(prompt(20), max_tokens=9)
+    driver.step()
+    request = InferenceRequest(
+        request_id="fork",
+        model="m",
+        prompt_token_ids=prompt(20),
+        sampling=SamplingParams(seed=7, max_tokens=9),
+    )
+    ring = driver.rings["fork"] = TokenRing(16)
+    driver.records["fork"] = []
+    child = Sequence(
+        request,
+        ring,
+        arrival_index=1,
+        seed=7,
+        eos_token_ids=frozenset(),
+        max_model_len=MAX_MODEL_LEN,
+    )
+    scheduler = driver.engine._scheduler
+    scheduler.fork(scheduler._seated[0], child)
+    assert driver.step().num_scheduled_tokens == 2
+    driver.run()
+    for each in (parent_request, request):
+        assert driver.tokens(each) == expected_tokens(driver.model, each)
+
+
+# --- the target between tokens ------------------------------------------------
+
+
+def test_the_durations_of_steps_bound_the_prompts_that_running_streams_wait_for() -> None:
+    """A step costs a millisecond a token, by a clock that the network moves on."""
+    now_s = 0.0
+
+    class SlowModel(HistoryModel):
+        def forward(self, batch: ForwardBatch, kv_cache: KVTensors) -> Tensor:
+            nonlocal now_s
+            now_s += 0.001 * len(batch.token_ids)
+            return super().forward(batch, kv_cache)
+
+    driver = Driver(SlowModel(), max_batch_tokens=64, target_itl_ms=25.0, clock=lambda: now_s)
+    driver.add(prompt(50), max_tokens=14)
+    assert driver.step().num_scheduled_tokens == 50, "nobody waits for a token yet"
+    requests = [driver.add(prompt(50, start), max_tokens=2) for start in (1, 2, 3)]
+    num_tokens = [driver.step().num_scheduled_tokens for _ in range(6)]
+    assert max(num_tokens) <= 25
+    assert sum(num_tokens[1:]) >= 5 * 20
+    driver.run()
+    for request in requests:
+        assert driver.tokens(request) == expected_tokens(driver.model, request)
+
+
 # --- what a step reports ------------------------------------------------------
 
 
@@ -173,7 +259,7 @@ def test_a_step_says_who_started_who_got_a_token_and_who_ended() -> None:
     driver.add(prompt(3), max_tokens=2)
     driver.add(prompt(12), max_tokens=1)
     outputs = [driver.step() for _ in range(3)]
-    assert [output.started for output in outputs] == [("0", "1"), (), ()]
+    assert [[s.request_id for s in output.started] for output in outputs] == [["0", "1"], [], []]
     assert [set(output.updated) for output in outputs] == [{"0"}, {"0", "1"}, set()]
     assert [{f.request_id for f in output.finished} for output in outputs] == [
         set(),

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from realtime_serve.engine.engine import MIN_MODEL_LEN, LLMEngine
-from realtime_serve.engine.kv_storage import BLOCK_SIZE, bytes_per_block
+from realtime_serve.engine.kv_storage import bytes_per_block
+from realtime_serve.engine.runner import BLOCK_SIZE
+from realtime_serve.engine.torch_runner import TorchRunner
 from realtime_serve.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -125,7 +127,7 @@ def test_a_step_that_fails_once_costs_nobody_anything() -> None:
 def build(num_blocks: int, *, max_model_len: int, max_num_seqs: int = 4) -> LLMEngine:
     model = HistoryModel(max_model_len)
     return LLMEngine(
-        model,
+        TorchRunner(model),
         eos_token_ids=frozenset(),
         batch=BatchConfig(max_num_seqs=max_num_seqs),
         kv_cache_bytes=num_blocks * bytes_per_block(model),
@@ -162,13 +164,13 @@ def test_no_more_blocks_are_made_than_full_seats_can_use() -> None:
     assert engine.stats().kv_blocks_total == 3 * 7
 
 
-def test_a_closed_engine_lets_go_of_the_model_and_refuses_to_step() -> None:
+def test_a_closed_engine_lets_go_of_its_runner_and_refuses_to_step() -> None:
     engine = build(63, max_model_len=1000)
     assert engine._runner is not None
-    model = weakref.ref(engine._runner._model)
+    runner = weakref.ref(engine._runner)
     engine.close()
     gc.collect()
-    assert model() is None
+    assert runner() is None
     with pytest.raises(AssertionError, match="closed"):
         engine.step(0.0)
     engine.close()

@@ -1,7 +1,8 @@
 """Random histories: whatever happens around a sequence, its output is the same.
 
 Requests of all classes arrive, are cancelled and expire; readers are quick, slow and
-asleep; the pool holds one long sequence, so that sequences are preempted all the time.
+asleep; the pool holds one long sequence, so that sequences are preempted all the time; some
+prompts begin alike; and steps take any time, so that chunks have any size.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from realtime_serve import _token_ring
 from realtime_serve._token_ring import TokenRing
 from realtime_serve.engine.engine import LLMEngine
 from realtime_serve.engine.interface import Finished
-from realtime_serve.engine.kv_storage import BLOCK_SIZE, bytes_per_block
+from realtime_serve.engine.kv_storage import bytes_per_block
+from realtime_serve.engine.runner import BLOCK_SIZE
+from realtime_serve.engine.torch_runner import TorchRunner
 from realtime_serve.types import (
     BatchConfig,
     FinishReason,
@@ -28,6 +31,8 @@ from support.stub_model import VOCAB_SIZE, HistoryModel, expected_tokens
 MAX_MODEL_LEN = 64
 EOS_TOKEN_IDS = frozenset({11, 12})
 NUM_EVENTS = 120
+TARGET_ITL_MS = 20.0
+BEGINNINGS: list[range] = [range(0), range(30), range(20, 52)]
 SAMPLINGS: list[dict[str, Any]] = [
     {"temperature": 0.0},
     {"temperature": 0.0, "ignore_eos": True},
@@ -58,12 +63,18 @@ class History:
         self.model = HistoryModel(MAX_MODEL_LEN)
         num_blocks = self.random.choice([4, 5, 7, 40])
         self.engine = LLMEngine(
-            self.model,
+            TorchRunner(self.model),
             eos_token_ids=EOS_TOKEN_IDS,
-            batch=BatchConfig(max_num_seqs=6, max_batch_tokens=self.random.choice([6, 7, 16, 64])),
+            batch=BatchConfig(
+                max_num_seqs=6,
+                max_batch_tokens=self.random.choice([6, 7, 16, 64]),
+                target_itl_ms=TARGET_ITL_MS,
+            ),
             kv_cache_bytes=num_blocks * bytes_per_block(self.model),
             max_model_len=MAX_MODEL_LEN,
+            enable_prefix_caching=self.random.random() < 0.8,
             seed_source=lambda: 0,
+            clock=lambda: self.random.uniform(0, 100) * TARGET_ITL_MS / 1000,
         )
         self.now_s = 0.0
         self.readers: dict[str, Reader] = {}
@@ -83,10 +94,11 @@ class History:
         sampling = SamplingParams(
             **draw.choice(SAMPLINGS), seed=draw.randrange(1000), max_tokens=draw.randint(10, 40)
         )
+        own = draw.choices(range(VOCAB_SIZE), k=draw.randint(1, 40))
         request = InferenceRequest(
             request_id=str(len(self.readers)),
             model="m",
-            prompt_token_ids=tuple(draw.choices(range(VOCAB_SIZE), k=draw.randint(1, 40))),
+            prompt_token_ids=(*draw.choice(BEGINNINGS), *own)[:40],
             sampling=sampling,
             priority=draw.choice(list(RequestPriority)),
             deadline_at_s=draw.choice([None, None, None, self.now_s + 60]),
@@ -133,7 +145,9 @@ class History:
             self.step()
         for reader in self.readers.values():
             reader.read(1000)
-        self.seen["preempted"] += self.engine.stats().preemptions_total
+        stats = self.engine.stats()
+        self.seen["preempted"] += stats.preemptions_total
+        self.seen["cached"] += stats.prefix_cache_hits_total // BLOCK_SIZE
 
     def check(self) -> None:
         assert self.engine.num_sequences == 0, "it did not come to an end"
@@ -158,7 +172,8 @@ def test_output_never_depends_on_what_happens_around_a_sequence() -> None:
         history.live()
         history.check()
         seen += history.seen
-    cases = {"stop", "length", "cancelled", "deadline_exceeded", "paused", "stalled", "preempted"}
+    cases = {"stop", "length", "cancelled", "deadline_exceeded"}
+    cases |= {"paused", "stalled", "preempted", "cached"}
     assert all(seen[case] >= 10 for case in cases), f"the histories are too tame: {seen}"
 
 
@@ -166,7 +181,7 @@ def test_a_crowd_in_a_pool_for_one_answers_as_if_each_were_alone() -> None:
     """Sixteen long answers at once, in the least memory that the engine accepts."""
     model = HistoryModel(MAX_MODEL_LEN)
     engine = LLMEngine(
-        model,
+        TorchRunner(model),
         eos_token_ids=frozenset(),
         batch=BatchConfig(max_num_seqs=16, max_batch_tokens=32),
         kv_cache_bytes=MAX_MODEL_LEN // BLOCK_SIZE * bytes_per_block(model),

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from realtime_serve.engine.kv_storage import BLOCK_SIZE, KVStorage, bytes_per_block
+from realtime_serve.engine.kv_storage import KVStorage, bytes_per_block
+from realtime_serve.engine.runner import BLOCK_SIZE
 from support.stub_model import HistoryModel
 
 

@@ -4,17 +4,16 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from realtime_serve.engine.loader import choose_dtype, load_llm
 from realtime_serve.errors import ConfigError, ModelLoadError
-from realtime_serve.types import ModelConfig
+from realtime_serve.types import DType, ModelConfig
+from support.dict_checkpoint import DictCheckpoint
 from support.network import Network, load
 from support.tiny_models import CONFIGS, random_model, write_gguf
 
@@ -30,26 +29,6 @@ model = load_llm(open_checkpoint(sys.argv[1]), ModelConfig(dtype="bfloat16", num
 assert model.num_layers == 30
 print(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))
 """
-
-
-class DictCheckpoint:
-    """A tiny model's tensors in memory, for a test to spoil."""
-
-    def __init__(self, kind: str = "llama") -> None:
-        model = random_model(kind)
-        self.path = self.name = "tiny"
-        self.tokenizer_metadata: Mapping[str, Any] | None = None
-        self.config: Mapping[str, Any] = model.config.to_dict()
-        self.tensors: dict[str, Tensor] = dict(model.state_dict())
-        self.notices: list[str] = []
-
-    def tensor_names(self) -> Sequence[str]:
-        return list(self.tensors)
-
-    def tensor(self, name: str) -> Tensor:
-        if name not in self.tensors:
-            raise ModelLoadError(f"tiny has no tensor {name}.")
-        return self.tensors[name]
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +74,12 @@ def test_auto_is_bfloat16_only_where_the_cpu_computes_in_it() -> None:
     flags = Path("/proc/cpuinfo").read_text().split()
     native = "avx512_bf16" in flags or "amx_bf16" in flags
     assert choose_dtype("auto") == (torch.bfloat16 if native else torch.float32)
+
+
+@pytest.mark.parametrize("dtype", ["q8", "q4"])
+def test_a_dtype_of_the_native_path_is_refused_by_torch(dtype: DType) -> None:
+    with pytest.raises(ModelLoadError, match=f"'{dtype}' runs only on the native CPU path"):
+        choose_dtype(dtype)
 
 
 def test_a_step_gets_the_configured_threads() -> None:

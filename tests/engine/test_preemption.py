@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 from realtime_serve import _token_ring
-from realtime_serve.engine.scheduler import MAX_PREEMPTIONS
+from realtime_serve.engine.allotment import MAX_PREEMPTIONS
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
 from realtime_serve.types import FinishReason, RequestPriority
 from support.scheduler_driver import BLOCK_SIZE, tokens_by_sequence
@@ -51,7 +51,7 @@ def test_nobody_takes_blocks_from_a_running_sequence_of_better_rank() -> None:
     young = driver.add(7, max_tokens=6)
     driver.step()
     driver.step()
-    held = list(young.block_table)
+    held = young.block_table[:]
     driver.step()
     assert old.num_preemptions == 0
     assert young.status is RUNNING, "it waits with its blocks rather than preempt itself"
@@ -60,13 +60,13 @@ def test_nobody_takes_blocks_from_a_running_sequence_of_better_rank() -> None:
     assert driver.scheduler.num_preemptions == 0
 
 
-def test_a_preempted_sequence_computes_everything_again_and_goes_on() -> None:
+def test_a_preempted_sequence_computes_what_was_lost_again_and_goes_on() -> None:
     driver = Driver(5)
     old = driver.add(7, max_tokens=9)
     young = driver.add(7, max_tokens=9)
     driver.steps_until(young, PREEMPTED)
     assert young.num_computed_tokens == 0
-    assert young.block_table == []
+    assert not young.block_table
     num_tokens = young.num_tokens
     assert num_tokens > 7
     driver.steps_until(old, FINISHED)

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from realtime_serve.engine.runner import SampledToken, SamplingRow
 from realtime_serve.engine.sampler import (
     ALMOST_ONE,
     NUM_HEAD,
-    SampledToken,
     Sampler,
-    SamplingRow,
     _invert_cdf,
     splitmix64,
     uniform,

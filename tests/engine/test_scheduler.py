@@ -120,6 +120,13 @@ def test_a_sequence_past_its_deadline_is_dropped_even_if_it_never_ran() -> None:
     assert sequence.finish_reason is FinishReason.DEADLINE
 
 
+def test_each_sequence_is_dropped_at_its_own_deadline() -> None:
+    driver = Driver(32)
+    sequences = [driver.add(5, deadline_at_s=deadline_s) for deadline_s in (7.0, 5.0, 9.0)]
+    dropped = [driver.step(now_s).dropped for now_s in (4.0, 5.0, 6.0, 8.0, 9.0)]
+    assert dropped == [[], [sequences[1]], [], [sequences[0]], [sequences[2]]]
+
+
 def test_before_its_deadline_a_sequence_runs() -> None:
     driver = Driver(16)
     driver.add(10, deadline_at_s=5.0)
@@ -158,7 +165,7 @@ def test_a_paused_sequence_asks_to_be_kicked_and_resumes_where_it_was() -> None:
         driver.step()
     slow.ring.pop()
     assert slow.ring.take_stalled()
-    blocks = list(slow.block_table)
+    blocks = slow.block_table[:]
     assert tokens_by_sequence(driver.step()) == {"0": 1}
     assert slow.block_table[: len(blocks)] == blocks
     assert slow.num_generated_tokens == 3

@@ -78,13 +78,20 @@ def test_max_tokens_is_cut_to_the_room_that_the_context_leaves(
     assert sequence.max_computed_tokens == 3 + granted - 1
 
 
-def test_appending_grows_the_same_list() -> None:
+def test_appending_grows_the_same_array() -> None:
     sequence = make_sequence()
     token_ids = sequence.token_ids
     sequence.append(9)
     assert sequence.token_ids is token_ids
-    assert token_ids == [5, 6, 7, 9]
+    assert list(token_ids) == [5, 6, 7, 9]
     assert sequence.num_generated_tokens == 1
+
+
+def test_c_reads_tokens_and_blocks_where_they_lie() -> None:
+    sequence = make_sequence(prompt=(5, 6, 7))
+    for each in (sequence.token_ids, sequence.block_table):
+        with memoryview(each) as view:
+            assert (view.format, view.itemsize, view.c_contiguous) == ("i", 4, True)
 
 
 def test_it_ends_by_length_at_its_last_token() -> None:

@@ -99,7 +99,20 @@ def test_gauges_show_the_engines_as_they_are() -> None:
         families = scrape(MetricsCollector(server.registry.all))
         for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
             assert value(families, f"vllm:{name}", model_name="alphabet", engine="0") == 0
-        assert value(families, "vllm:num_preemptions_total", model_name="alphabet") == 0
+        for name in ("num_preemptions", "prefix_cache_queries", "prefix_cache_hits"):
+            assert value(families, f"vllm:{name}_total", model_name="alphabet") == 0
+
+
+def test_hits_of_the_prefix_cache_are_counted_in_tokens() -> None:
+    prompt = "ab" * 20 + "w"
+    with alphabet_server() as server:
+        for _ in range(2):
+            stream = server.generate(prompt, sampling=GREEDY)
+            list(stream)
+        families = scrape(MetricsCollector(server.registry.all))
+    assert stream.usage.cached_tokens == 32
+    assert value(families, "vllm:prefix_cache_queries_total", model_name="alphabet") == 82
+    assert value(families, "vllm:prefix_cache_hits_total", model_name="alphabet") == 32
 
 
 def test_a_stream_that_is_collected_during_a_scrape_is_counted_and_locks_nothing() -> None:

@@ -10,9 +10,8 @@ import pytest
 import torch
 import transformers
 
-from realtime_serve.engine.runner import ScheduledRows
-from realtime_serve.nn import CausalLM
-from support.network import Network, load
+from realtime_serve.nn.interface import CausalLM
+from support.network import Network, load, rows
 from support.tiny_models import last_logits
 
 PROMPTS = {
@@ -94,7 +93,7 @@ def greedy(model: CausalLM, prompt: list[int], num_tokens: int) -> list[int]:
     table = network.new_table(len(prompt) + num_tokens)
     token_ids, start = list(prompt), 0
     while len(token_ids) < len(prompt) + num_tokens:
-        logits = network.step(ScheduledRows(token_ids[start:], start, table, True))
+        logits = network.step(rows(token_ids[start:], start, table, True))
         start = len(token_ids)
         token_ids.append(int(logits[0].argmax()))
     return token_ids[len(prompt) :]

@@ -7,9 +7,8 @@ import pytest
 import torch
 import transformers
 
-from realtime_serve.engine.runner import ScheduledRows
-from realtime_serve.nn import CausalLM
-from support.network import Network, load
+from realtime_serve.nn.interface import CausalLM
+from support.network import Network, load, rows
 from support.tiny_models import CONFIGS, last_logits, random_model
 
 TOKENS = torch.randint(0, 211, (400,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -64,8 +63,8 @@ def test_a_mixed_step_gives_each_sequence_what_it_gets_alone(model: CausalLM) ->
     for prompt, (length, num_rows) in zip(prompts, lengths, strict=True):
         table = network.new_table(length)
         if length > num_rows:
-            network.step(ScheduledRows(prompt[:-num_rows], 0, table, False))
-        mixed.append(ScheduledRows(prompt[-num_rows:], length - num_rows, table, True))
+            network.step(rows(prompt[:-num_rows], 0, table, False))
+        mixed.append(rows(prompt[-num_rows:], length - num_rows, table, True))
     torch.testing.assert_close(network.step(*mixed), alone, atol=1e-4, rtol=1e-4)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtime_serve.errors import ModelLoadError
-from realtime_serve.nn import LlamaConfig
+from realtime_serve.nn.llama_config import LlamaConfig
 from support.tiny_models import CONFIGS, LLAMA3_ROPE, SIZES
 
 LLAMA: Mapping[str, Any] = {"model_type": "llama", **SIZES}

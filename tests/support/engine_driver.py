@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from realtime_serve._token_ring import TokenRing
 from realtime_serve.engine.engine import LLMEngine
 from realtime_serve.engine.interface import Finished, StepOutput
 from realtime_serve.engine.kv_storage import bytes_per_block
+from realtime_serve.engine.torch_runner import TorchRunner
 from realtime_serve.types import BatchConfig, InferenceRequest, RequestPriority, SamplingParams
 from support.stub_model import VOCAB_SIZE, HistoryModel
 
@@ -33,16 +35,25 @@ class EngineDriver:
         max_num_seqs: int = 8,
         max_batch_tokens: int = 64,
         eos_token_ids: frozenset[int] = frozenset(),
+        enable_prefix_caching: bool = True,
+        target_itl_ms: float | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.model = model or HistoryModel(MAX_MODEL_LEN)
         self.seeds = itertools.count(1000)
         self.engine = LLMEngine(
-            self.model,
+            TorchRunner(self.model),
             eos_token_ids=eos_token_ids,
-            batch=BatchConfig(max_num_seqs=max_num_seqs, max_batch_tokens=max_batch_tokens),
+            batch=BatchConfig(
+                max_num_seqs=max_num_seqs,
+                max_batch_tokens=max_batch_tokens,
+                target_itl_ms=target_itl_ms,
+            ),
             kv_cache_bytes=num_blocks * bytes_per_block(self.model),
             max_model_len=MAX_MODEL_LEN,
+            enable_prefix_caching=enable_prefix_caching,
             seed_source=lambda: next(self.seeds),
+            clock=clock,
         )
         self.rings: dict[str, TokenRing] = {}
         self.records: dict[str, list[tuple[int, int, float, int]]] = {}

@@ -8,12 +8,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from realtime_serve.engine.kv_storage import BLOCK_SIZE, KVStorage
 from realtime_serve.engine.loader import load_llm
-from realtime_serve.engine.runner import ModelRunner, ScheduledRows
-from realtime_serve.nn import CausalLM
-from realtime_serve.types import DType, ModelConfig
+from realtime_serve.engine.runner import BLOCK_SIZE, SamplingRow, ScheduledRows
+from realtime_serve.engine.torch_runner import TorchRunner
+from realtime_serve.nn.interface import CausalLM
+from realtime_serve.types import DType, ModelConfig, SamplingParams
 from realtime_serve.weights import open_checkpoint
+
+GREEDY = SamplingRow(SamplingParams(temperature=0.0), seed=0, output_index=0)
+
+
+def rows(
+    token_ids: Sequence[int], start_position: int, block_table: Sequence[int], wants_logits: bool
+) -> ScheduledRows:
+    """Work of one sequence; the logits of its last row if they are wanted."""
+    samples = (GREEDY,) if wants_logits else ()
+    return ScheduledRows(token_ids, start_position, block_table, samples)
 
 
 def load(path: object, dtype: DType = "float32") -> CausalLM:
@@ -29,10 +39,10 @@ class Network:
     """
 
     def __init__(self, model: CausalLM, num_blocks: int = 64, seed: int = 0) -> None:
-        storage = KVStorage(model, num_blocks)
-        for layer in storage.tensors:
+        self._runner = TorchRunner(model)
+        self._runner.allocate(num_blocks)
+        for layer in self._runner.kv_tensors:
             layer.fill_(1000.0)
-        self._runner = ModelRunner(model, storage)
         generator = torch.Generator().manual_seed(seed)
         self._free = torch.randperm(num_blocks, generator=generator).tolist()
 
@@ -43,9 +53,9 @@ class Network:
         assert len(table) == num_blocks, "the test needs more blocks"
         return table
 
-    def step(self, *rows: ScheduledRows) -> Tensor:
+    def step(self, *work: ScheduledRows) -> Tensor:
         """One step; the logits of the rows that want them."""
-        return self._runner.forward(rows)
+        return self._runner.forward(work)
 
     def last_logits(self, token_ids: Sequence[int], chunks: Sequence[int] = ()) -> Tensor:
         """What comes after a prompt, [vocab_size].
@@ -58,5 +68,5 @@ class Network:
         borders = [0, *torch.tensor([0, *chunks]).cumsum(0)[1:].tolist(), len(token_ids)]
         for start, end in itertools.pairwise(borders):
             last = end == len(token_ids)
-            logits = self.step(ScheduledRows(token_ids[start:end], start, table, last))
+            logits = self.step(rows(token_ids[start:end], start, table, last))
         return logits[0]

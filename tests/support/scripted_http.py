@@ -33,7 +33,8 @@ def chat_stream(texts: Sequence[str], *, prompt_tokens: int = 10) -> list[bytes]
 @dataclass
 class Reply:
     """One answer: the status, the pieces of the body, and how it ends: well unless
-    it is cut off or falls silent, the connection open.
+    it is cut off or falls silent, the connection open. The connection stays open for
+    the next request unless the server hangs up, of which it has said nothing.
     """
 
     pieces: Sequence[bytes] = ()
@@ -41,6 +42,7 @@ class Reply:
     content_type: str = "text/event-stream; charset=utf-8"
     cut_off: bool = False
     silent: bool = False
+    hangs_up: bool = False
 
 
 Script = Callable[[dict[str, Any]], Reply]
@@ -101,6 +103,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif not reply.silent:
             self.wfile.write(b"0\r\n\r\n")
+            self.close_connection = reply.hangs_up
 
 
 class Listener(ThreadingHTTPServer):

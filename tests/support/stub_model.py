@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from realtime_serve.engine.sampler import Sampler, SamplingRow
+from realtime_serve.engine.runner import SamplingRow
+from realtime_serve.engine.sampler import Sampler
 from realtime_serve.nn.interface import ForwardBatch, KVTensors, Span
 from realtime_serve.types import InferenceRequest
 

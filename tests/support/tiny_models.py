@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import gguf
 import numpy as np
@@ -52,10 +52,13 @@ CONFIGS: Mapping[str, transformers.PretrainedConfig] = {
 """One of each kind that the network distinguishes."""
 
 
-def random_model(kind: str, seed: int = 0) -> transformers.PreTrainedModel:
-    """A model of one of `CONFIGS`, every weight random: norms and biases too."""
+def random_model(
+    kind: str | transformers.PretrainedConfig, seed: int = 0
+) -> transformers.PreTrainedModel:
+    """A model of one of `CONFIGS`, or another, every weight random: norms and biases too."""
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[kind], dtype=torch.float32)
+    config = CONFIGS[kind] if isinstance(kind, str) else kind
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():
         mean = 1.0 if "norm" in name else 0.0
         torch.nn.init.normal_(parameter, mean, 0.15)
@@ -70,8 +73,24 @@ def last_logits(model: transformers.PreTrainedModel, token_ids: list[int]) -> Te
     return logits
 
 
-def write_gguf(model: transformers.PreTrainedModel, path: Path) -> None:
-    """Write a llama, qwen2 or qwen3 model as llama.cpp's converter does, in float32."""
+StorageOf: TypeAlias = Callable[[str], gguf.GGMLQuantizationType]
+
+
+def in_float32(_: str) -> gguf.GGMLQuantizationType:
+    """Stores every tensor as it is."""
+    return gguf.GGMLQuantizationType.F32
+
+
+def write_gguf(
+    model: transformers.PreTrainedModel, path: Path, storage_of: StorageOf = in_float32
+) -> None:
+    """Write a llama, qwen2 or qwen3 model as llama.cpp's converter does.
+
+    Args:
+        model: The model.
+        path: The file.
+        storage_of: How a matrix is stored, by Hugging Face's name of it; vectors are float32.
+    """
     config = model.config
     writer = gguf.GGUFWriter(path, config.model_type)
     writer.add_context_length(config.max_position_embeddings)
@@ -88,14 +107,16 @@ def write_gguf(model: transformers.PreTrainedModel, path: Path) -> None:
         writer.add_value_length(head_dim)
     if config.rope_parameters["rope_type"] == "llama3":
         writer.add_tensor("rope_freqs.weight", _llama3_divisors(config))
-    _add_tensors(writer, model)
+    _add_tensors(writer, model, storage_of)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _add_tensors(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel) -> None:
+def _add_tensors(
+    writer: gguf.GGUFWriter, model: transformers.PreTrainedModel, storage_of: StorageOf
+) -> None:
     config = model.config
     architecture = gguf.MODEL_ARCH[config.model_type.upper()]
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
@@ -110,7 +131,8 @@ def _add_tensors(writer: gguf.GGUFWriter, model: transformers.PreTrainedModel) -
             values = _reordered(values, config.num_key_value_heads)
         gguf_name = names.get_name(name, (".weight", ".bias"))
         assert gguf_name is not None
-        writer.add_tensor(gguf_name, values)
+        storage = storage_of(name) if values.ndim > 1 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(gguf_name, gguf.quantize(values, storage), raw_dtype=storage)
 
 
 def _reordered(values: np.ndarray, num_heads: int) -> np.ndarray:

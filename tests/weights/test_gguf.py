@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from realtime_serve.errors import ModelLoadError
-from realtime_serve.nn import LlamaConfig
+from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.weights import Checkpoint, open_checkpoint
-from realtime_serve.weights.gguf import ROWS_AT_ONCE, model_name
+from realtime_serve.weights.gguf import model_name
+from realtime_serve.weights.stored_tensor import ROWS_AT_ONCE
 from support.tiny_models import CONFIGS, random_model, write_gguf
 
 IN_GGUF = [kind for kind in CONFIGS if "yarn" not in kind and "mistral" not in kind]

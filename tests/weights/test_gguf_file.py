@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from realtime_serve.errors import ModelLoadError
 from realtime_serve.weights import open_checkpoint
+from realtime_serve.weights.ggml_types import GGML_TYPES
 from realtime_serve.weights.gguf_file import read_gguf
 from support.tiny_models import random_model, write_gguf
 
@@ -63,6 +64,7 @@ HOSTILE = {
     "a countless array": ONE_KEY + entry(b"key", ARRAY, array(UINT8, 2**60)),
     "a countless array of texts": ONE_KEY + entry(b"key", ARRAY, array(STRING, 2**60)),
     "an array longer than the file": ONE_KEY + entry(b"key", ARRAY, array(UINT8, 1000)),
+    "an array in an array": ONE_KEY + entry(b"key", ARRAY, array(ARRAY, 1, array(UINT8, 0))),
     "arrays in arrays without end": ONE_KEY + entry(b"key", ARRAY, array(ARRAY, 1) * 50_000),
     "alignment 0": ONE_KEY + entry(b"general.alignment", UINT32, bytes(4)),
     "alignment that is a text": ONE_KEY + entry(b"general.alignment", STRING, text(b"32")),
@@ -72,6 +74,9 @@ HOSTILE = {
     "more data than the file": header(num_tensors=1) + tensor(b"t", [2**20], 0, 0),
     "a size beyond 64 bits": header(num_tensors=1) + tensor(b"t", [2**33, 2**33], 0, 0),
     "a size that wraps to 0": header(num_tensors=1) + tensor(b"t", [2**32, 2**32], 0, 0),
+    "a tensor without dimensions": header(num_tensors=1) + tensor(b"t", [], 0, 0) + bytes(500),
+    "five dimensions": header(num_tensors=1) + tensor(b"t", [1] * 5, 0, 0) + bytes(500),
+    "an empty tensor": header(num_tensors=1) + tensor(b"t", [32, 0], 0, 0) + bytes(500),
     "countless dimensions": header(num_tensors=1) + text(b"t") + struct.pack("<I", 2**32 - 1),
     "an unknown storage type": header(num_tensors=1) + tensor(b"t", [64], 77, 0) + bytes(500),
     "a row that is no whole block": header(num_tensors=1) + tensor(b"t", [33], 8, 0) + bytes(500),
@@ -159,10 +164,57 @@ def test_changed_bytes_are_read_or_refused_and_nothing_else(
 def test_parsing_gives_what_the_package_gives(gguf_path: str) -> None:
     contents = read_gguf(Path(gguf_path))
     reference = gguf.GGUFReader(gguf_path)
-    assert list(contents.metadata) == list(reference.fields)
-    for key, field in reference.fields.items():
+    fields = {key: field for key, field in reference.fields.items() if "GGUF." not in key}
+    assert list(contents.metadata) == list(fields)
+    for key, field in fields.items():
         assert contents.metadata[key] == field.contents(), key
+    assert list(contents.tensors) == [tensor_.name for tensor_ in reference.tensors]
     for tensor_ in reference.tensors:
         ours = contents.tensors[tensor_.name]
-        assert ours.tensor_type == tensor_.tensor_type
-        assert (ours.data == tensor_.data).all(), tensor_.name
+        assert ours.type == tensor_.tensor_type.name
+        assert ours.shape == tuple(reversed(tensor_.shape.tolist()))
+        assert ours.codes().tobytes() == tensor_.data.tobytes(), tensor_.name
+
+
+def test_values_of_every_type_are_read(tmp_path: Path) -> None:
+    numbers: dict[str, tuple[gguf.GGUFValueType, list[float]]] = {
+        "u8": (gguf.GGUFValueType.UINT8, [0, 255]),
+        "i8": (gguf.GGUFValueType.INT8, [-128, 127]),
+        "u16": (gguf.GGUFValueType.UINT16, [0, 65535]),
+        "i16": (gguf.GGUFValueType.INT16, [-32768, 32767]),
+        "u32": (gguf.GGUFValueType.UINT32, [0, 2**32 - 1]),
+        "i32": (gguf.GGUFValueType.INT32, [-(2**31), 2**31 - 1]),
+        "f32": (gguf.GGUFValueType.FLOAT32, [-1.5, 0.25]),
+        "u64": (gguf.GGUFValueType.UINT64, [0, 2**64 - 1]),
+        "i64": (gguf.GGUFValueType.INT64, [-(2**63), 2**63 - 1]),
+        "f64": (gguf.GGUFValueType.FLOAT64, [-1e300, 0.1]),
+        "bool": (gguf.GGUFValueType.BOOL, [False, True]),
+    }
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    for name, (kind, values) in numbers.items():
+        writer.add_key_value(f"{name}.one", values[1], kind)
+        writer.add_key_value(f"{name}.many", values, gguf.GGUFValueType.ARRAY, sub_type=kind)
+    writer.add_string("text.one", "größer")
+    writer.add_array("text.many", ["", "\U0001f600"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    metadata = read_gguf(tmp_path / "model.gguf").metadata
+    for name, (_, values) in numbers.items():
+        assert metadata[f"{name}.one"] == values[1], name
+        assert metadata[f"{name}.many"] == values, name
+    assert metadata["bool.one"] is True
+    assert metadata["text.one"] == "größer"
+    assert metadata["text.many"] == ["", "\U0001f600"]
+
+
+def test_an_array_may_be_empty(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(ONE_KEY + entry(b"key", ARRAY, array(UINT8, 0)))
+    assert read_gguf(path).metadata == {"key": []}
+
+
+@pytest.mark.parametrize("name", gguf.GGMLQuantizationType.__members__)
+def test_storage_types_have_the_sizes_that_the_package_knows(name: str) -> None:
+    number = gguf.GGMLQuantizationType[name]
+    assert GGML_TYPES[number] == (name, *gguf.GGML_QUANT_SIZES[number])

@@ -4,11 +4,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime_serve.engine.kv_storage import BLOCK_SIZE, KVStorage
-from realtime_serve.engine.runner import ModelRunner, ScheduledRows, build_batch
+from realtime_serve.engine.runner import BLOCK_SIZE, ScheduledRows
+from realtime_serve.engine.torch_runner import TorchRunner, build_batch
+from support.network import rows as work_of
 from support.stub_model import HistoryModel
 
 CPU = torch.device("cpu")
+
+
+def allocated_runner(model: HistoryModel) -> TorchRunner:
+    runner = TorchRunner(model)
+    runner.allocate(8)
+    return runner
 
 
 @st.composite
@@ -21,7 +28,7 @@ def scheduled(draw: st.DrawFn) -> list[ScheduledRows]:
         num_blocks = -(-(start + len(token_ids)) // BLOCK_SIZE)
         table = draw(st.permutations(range(next_block, next_block + num_blocks)))
         next_block += num_blocks
-        rows.append(ScheduledRows(token_ids, start, table, draw(st.booleans())))
+        rows.append(work_of(token_ids, start, table, draw(st.booleans())))
     return rows
 
 
@@ -66,19 +73,19 @@ def test_logits_are_asked_for_at_the_last_row_of_those_who_want_them(
     expected = [
         span.start + span.num_rows - 1
         for work, span in zip(rows, batch.spans, strict=True)
-        if work.wants_logits
+        if work.samples
     ]
     assert batch.logits_rows.tolist() == expected
 
 
 def test_logits_come_in_the_order_of_the_work() -> None:
     model = HistoryModel()
-    runner = ModelRunner(model, KVStorage(model, 8))
+    runner = allocated_runner(model)
     logits = runner.forward(
         [
-            ScheduledRows([5, 6, 7], 0, [3], True),
-            ScheduledRows([8, 9], 0, [1], False),
-            ScheduledRows([4], 0, [2], True),
+            work_of([5, 6, 7], 0, [3], True),
+            work_of([8, 9], 0, [1], False),
+            work_of([4], 0, [2], True),
         ]
     )
     assert torch.equal(logits[0], model.next_logits([5, 6, 7]))
@@ -88,14 +95,14 @@ def test_logits_come_in_the_order_of_the_work() -> None:
 
 def test_a_later_step_continues_where_an_earlier_one_wrote() -> None:
     model = HistoryModel()
-    runner = ModelRunner(model, KVStorage(model, 8))
+    runner = allocated_runner(model)
     tokens = [index % 97 for index in range(20)]
-    assert runner.forward([ScheduledRows(tokens[:17], 0, [6, 2], False)]).shape == (0, 97)
-    logits = runner.forward([ScheduledRows(tokens[17:], 17, [6, 2], True)])
+    assert runner.forward([work_of(tokens[:17], 0, [6, 2], False)]).shape == (0, 97)
+    logits = runner.forward([work_of(tokens[17:], 17, [6, 2], True)])
     assert torch.equal(logits[0], model.next_logits(tokens))
 
 
 def test_steps_leave_no_graph_behind() -> None:
     model = HistoryModel()
-    logits = ModelRunner(model, KVStorage(model, 8)).forward([ScheduledRows([5], 0, [0], True)])
+    logits = allocated_runner(model).forward([work_of([5], 0, [0], True)])
     assert logits.is_inference()

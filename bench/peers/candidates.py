@@ -1,0 +1,146 @@
+"""Who is compared: each server at each precision, and the command that starts it at its best.
+
+All have the same seats (MAX_STREAMS) and the same memory for their KV caches (KV_CACHE_BYTES,
+which holds MAX_STREAMS of the longest sequences that a scenario asks for), and two threads or
+as many as there are CPUs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from peers.environments import Environments, default_gguf
+from peers.processes import Launch
+
+MAX_STREAMS = 64
+
+MAX_SEQUENCE_TOKENS = 704
+"""Longest prompt and answer of any scenario, 512 + 128, and some to spare."""
+
+KV_CACHE_GIB = 1
+"""What MAX_STREAMS x MAX_SEQUENCE_TOKENS tokens take in 16 bits; vLLM counts in whole GiB."""
+
+SIXTEEN_BIT = frozenset({"bfloat16", "bf16"})
+"""The precisions that are compared as equals; the others are each server's own."""
+
+OURS = "realtime-serve"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One server at one precision.
+
+    Args:
+        product: The server.
+        precision: As that server calls it.
+        files: Must be there; setup_peers.py makes them.
+        launch: How to start it on a port.
+    """
+
+    product: str
+    precision: str
+    files: tuple[Path, ...]
+    launch: Callable[[int], Launch]
+
+    @property
+    def name(self) -> str:
+        """Product and precision, as tables and --candidates spell them."""
+        return f"{self.product}:{self.precision}"
+
+    @property
+    def is_sixteen_bit(self) -> bool:
+        """Whether it computes with 16-bit weights."""
+        return self.precision in SIXTEEN_BIT
+
+    def missing(self) -> list[Path]:
+        """The files that are not there."""
+        return [path for path in self.files if not path.exists()]
+
+
+def all_candidates(environments: Environments) -> dict[str, Candidate]:
+    """Every candidate by its name, this server's first."""
+    candidates = [
+        *(_ours(precision) for precision in ("bfloat16", "q8", "q4")),
+        _vllm(environments, "bf16", "hf-bf16"),
+        _vllm(environments, "w8a8", "hf-w8a8"),
+        _vllm(environments, "w4a16", "hf-w4a16"),
+        _llama_cpp(environments, "bf16", environments.model("bf16.gguf")),
+        _llama_cpp(environments, "q8_0", environments.model("q8_0.gguf")),
+        _llama_cpp(environments, "q4_1", default_gguf()),
+        _llama_cpp(environments, "q4_0", environments.model("q4_0.gguf")),
+    ]
+    return {each.name: each for each in candidates}
+
+
+def num_cpus() -> int:
+    """CPUs that this process, and so each server, may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _ours(precision: str) -> Candidate:
+    def launch(port: int) -> Launch:
+        return Launch(
+            command=[
+                *(sys.executable, "-m", "gunicorn", "--worker-class=gevent"),
+                *("--no-control-socket", f"--bind=127.0.0.1:{port}", "realtime_serve.wsgi:app"),
+            ],
+            environ={
+                "REALTIME_SERVE_DTYPE": precision,
+                "REALTIME_SERVE_KV_CACHE_BYTES": f"{KV_CACHE_GIB}GiB",
+                "REALTIME_SERVE_MAX_NUM_SEQS": str(MAX_STREAMS),
+            },
+            ready_path="/health/ready",
+        )
+
+    return Candidate(product=OURS, precision=precision, files=(), launch=launch)
+
+
+def _vllm(environments: Environments, precision: str, model: str) -> Candidate:
+    directory = environments.model(model)
+
+    def launch(port: int) -> Launch:
+        return Launch(
+            command=[
+                *(str(environments.vllm_python), "-m", "vllm.entrypoints.openai.api_server"),
+                *("--host", "127.0.0.1", "--port", str(port), "--model", str(directory)),
+                *("--dtype", "bfloat16", "--max-model-len", "2048"),
+                # A share of the machine's memory that it refuses to start without.
+                *("--gpu-memory-utilization", "0.5"),
+                *("--disable-log-stats", "--uvicorn-log-level", "warning"),
+            ],
+            environ={
+                "LD_PRELOAD": ":".join(map(str, environments.preloads())),
+                "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
+                "VLLM_CPU_OMP_THREADS_BIND": f"0-{num_cpus() - 1}",
+                "VLLM_NO_USAGE_STATS": "1",
+                "HF_HUB_OFFLINE": "1",
+            },
+            ready_path="/health",
+        )
+
+    files = (environments.vllm_python, directory)
+    return Candidate(product="vllm", precision=precision, files=files, launch=launch)
+
+
+def _llama_cpp(environments: Environments, precision: str, model: Path) -> Candidate:
+    def launch(port: int) -> Launch:
+        return Launch(
+            command=[
+                *(str(environments.llama_server), "--model", str(model)),
+                *("--host", "127.0.0.1", "--port", str(port)),
+                *("--threads", str(num_cpus()), "--parallel", str(MAX_STREAMS)),
+                *("--ctx-size", str(MAX_STREAMS * MAX_SEQUENCE_TOKENS)),
+                # No copies of prompts that are over: they cost time and gigabytes, and no
+                # prompt comes back. What slots hold is still reused.
+                *("--cache-ram", "0", "--no-ui"),
+            ],
+            environ={},
+            ready_path="/health",
+        )
+
+    files = (environments.llama_server, model)
+    return Candidate(product="llama.cpp", precision=precision, files=files, launch=launch)

@@ -1,0 +1,174 @@
+"""The command: candidates in turn, again and again, then a table, a plot and a file of figures.
+
+Repeats are interleaved (A B C, A B C), so that a machine that slows down or is shared hurts all
+candidates alike. Whatever is measured is written after each session: a run that is stopped
+leaves what it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from load_test import positive_int
+from peers.candidates import Candidate, all_candidates
+from peers.environments import Environments, default_root
+from peers.machine import machine, revision
+from peers.results import Results
+from peers.scenarios import FULL, QUICK
+from peers.session import SCENARIO_NAMES, Session
+
+BENCH = Path(__file__).resolve().parents[1]
+
+RESULTS = BENCH / "results"
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        description="Measure this server and its peers by the same load on the same machine.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--candidates", type=_names, metavar="NAME,...", help="all that are installed if left out")
+    add("--list", action="store_true", help="list the candidates and what they lack, and stop")
+    add(
+        "--scenarios",
+        type=_names,
+        default=list(SCENARIO_NAMES),
+        metavar="NAME,...",
+        help="what to measure",
+    )
+    add("--repeats", type=positive_int, default=3, metavar="N", help="sessions of each candidate")
+    add("--quick", action="store_true", help="show that everything works; figures mean nothing")
+    add("--seed", type=int, default=0, help="fixes the prompts")
+    add("--environments", type=Path, default=default_root(), metavar="DIR", help="of the peers")
+    add("--results", type=Path, default=RESULTS, metavar="DIR", help="where to write")
+    add("--name", default="peers", help="of the files written: NAME.json, NAME.md, NAME.png")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Its arguments; the process's own when None.
+
+    Returns:
+        The exit code: 0, 1 if a scenario failed, 2 if nothing could be measured, 130 if a person
+        stopped it.
+    """
+    args = argument_parser().parse_args(argv)
+    environments = Environments(args.environments.absolute())
+    candidates = all_candidates(environments)
+    if args.list:
+        _list(candidates.values())
+        return 0
+    try:
+        chosen = _chosen(args.candidates, candidates)
+        _check_scenarios(args.scenarios)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    results = Results(_settings(args, environments))
+    try:
+        _measure(chosen, args, environments, results)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    print(_report(results))
+    if results.metrics():
+        _plot(environments, args.results / f"{args.name}.json")
+    return 1 if results.failures else 0
+
+
+def _list(candidates: Iterable[Candidate]) -> None:
+    for each in candidates:
+        missing = each.missing()
+        state = f"lacks {', '.join(map(str, missing))}" if missing else "ready"
+        print(f"{each.name:<24} {state}")
+
+
+def _chosen(names: list[str] | None, candidates: dict[str, Candidate]) -> list[Candidate]:
+    """The candidates that were named, or all that are installed.
+
+    Raises:
+        ValueError: A name is unknown, or what it names is not installed.
+    """
+    if names is None:
+        return [each for each in candidates.values() if not each.missing()]
+    for name in names:
+        if name not in candidates:
+            raise ValueError(f"No candidate {name}: there are {', '.join(candidates)}.")
+        if missing := candidates[name].missing():
+            raise ValueError(f"{name} lacks {missing[0]}: run bench/peers/setup_peers.py.")
+    return [candidates[name] for name in names]
+
+
+def _check_scenarios(names: list[str]) -> None:
+    unknown = [name for name in names if name not in SCENARIO_NAMES]
+    if unknown:
+        raise ValueError(f"No scenario {unknown[0]}: there are {', '.join(SCENARIO_NAMES)}.")
+
+
+def _settings(args: argparse.Namespace, environments: Environments) -> dict[str, Any]:
+    return {
+        "machine": machine(),
+        "revision": revision(),
+        "versions": environments.versions(),
+        "scenarios": args.scenarios,
+        "repeats": args.repeats,
+        "quick": args.quick,
+        "seed": args.seed,
+    }
+
+
+def _measure(
+    candidates: Sequence[Candidate],
+    args: argparse.Namespace,
+    environments: Environments,
+    results: Results,
+) -> None:
+    """All repeats of all candidates, in turn."""
+    args.results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as cache:
+        for repeat in range(args.repeats):
+            for candidate in candidates:
+                results.load_averages.append(round(os.getloadavg()[0], 2))
+                scale = QUICK if args.quick else FULL
+                session = Session(candidate, Path(cache), scale, seed=args.seed + repeat)
+                results.add(candidate.name, session.run(args.scenarios))
+                _write(args, results)
+
+
+def _write(args: argparse.Namespace, results: Results) -> None:
+    figures = json.dumps(results.as_json(), indent=2)
+    (args.results / f"{args.name}.json").write_text(figures + "\n")
+    (args.results / f"{args.name}.md").write_text(_report(results) + "\n")
+
+
+def _report(results: Results) -> str:
+    quick = ["A quick run: the figures mean nothing."] if results.settings["quick"] else []
+    return "\n".join([results.table(), "", *quick, *results.remarks()])
+
+
+def _plot(environments: Environments, path: Path) -> None:
+    """Draw the figures with matplotlib, which has an environment of its own."""
+    if not environments.plot_python.exists():
+        print("No plot: bench/peers/setup_peers.py makes what draws it.", file=sys.stderr)
+        return
+    files = [str(path.absolute()), str(path.absolute().with_suffix(".png"))]
+    command = [str(environments.plot_python), "-m", "peers.plot", *files]
+    subprocess.run(command, cwd=BENCH, check=True)

@@ -1,0 +1,324 @@
+/* gemm_q8 and gemm_q4 by AMX tiles: up to 16 rows times the 32 columns of a panel at once.
+ *
+ * A tile multiplies one group: 16 rows by 32 codes, times 32 codes by 16 columns. The group's
+ * scales have to be applied before the next group is added, and tiles and vectors exchange values
+ * through memory only. So a product is a row of jobs, a group times half of the panel's columns
+ * each, which go through a pipeline:
+ *
+ *   unpack   4-bit codes become bytes, in a ring of four jobs
+ *   start    TDPBSSD into one of two tiles                 about 50 cycles until it is done
+ *   finish   store the tile, in a ring of two jobs
+ *   scale    sums += dots * (column's scale * row's scale) (+ minimum * row's sum)
+ *
+ * While job i is scaled, i + 1 is finished, i + 3 started and i + 5 unpacked. Tiles that are not
+ * done when they are stored, and loads of tiles from what has just been stored, would stop it.
+ *
+ * The sums of 16 rows and 16 columns stay in registers, so all groups of the first half come
+ * first. Two jobs are a turn of the loop; if the number of groups is odd, the last group comes
+ * twice, the second time with scales of 0.
+ *
+ * Dots are whole numbers, and the sums are those of gemm_quantized.h in the same order: both give
+ * the same bits.
+ */
+#include "level.h"
+
+#if defined(__AMX_INT8__)
+
+#include <stdbool.h>
+
+#include "amx.h"
+#include "kernels.h"
+#include "vec.h"
+
+enum {
+    TILE_COLUMNS = 16,
+    QUAD_BYTES = 4 * PANEL_COLUMNS, /* of codes with the same k / 4: a row of two tiles */
+    TILE_CODES = GROUP_SIZE * TILE_COLUMNS,
+    WINDOW_GROUPS = 16,
+    NUM_UNPACKED = 4, /* a power of two */
+};
+
+#define PREFETCH_BYTES 4096
+
+/* Up to 16 rows times one panel. */
+struct block {
+    const int8_t *codes; /* rows are depth apart */
+    const float *scales; /* rows are num_groups apart, as in row_sums */
+    const float *row_sums;
+    size_t depth;
+    int32_t num_rows;
+    int32_t num_groups;
+    int32_t num_jobs; /* of a half: num_groups, or one more */
+    const uint8_t *panel;
+    size_t group_bytes;
+    float *out;
+    size_t out_stride;
+    bool prefetches;
+};
+
+/* What the steps of the pipeline leave for each other. The scales of the rows lie there for a
+ * window of some groups, at distances that the compiler knows: addresses then cost nothing. */
+struct scratch {
+    _Alignas(64) float dots[2][AMX_TILE_ROWS][TILE_COLUMNS];
+    _Alignas(64) float scales[AMX_TILE_ROWS][WINDOW_GROUPS];
+    _Alignas(64) float row_sums[AMX_TILE_ROWS][WINDOW_GROUPS];
+    _Alignas(64) uint8_t unpacked[NUM_UNPACKED][TILE_CODES];
+};
+
+/* The next job of a step. */
+struct cursor {
+    int32_t job; /* since the first */
+    int32_t group;
+    const int8_t *codes;
+    const uint8_t *weights;
+};
+
+struct pipeline {
+    struct cursor unpack; /* Q4 only */
+    struct cursor start;
+};
+
+/* ---- cursors ---- */
+
+static struct cursor first_job(const struct block *block)
+{
+    return (struct cursor){.codes = block->codes, .weights = block->panel};
+}
+
+/* After the last job of all, the second half begins again: what is unpacked and started of it is
+ * never finished. */
+KERNEL_INLINE void advance(const struct block *block, struct cursor *cursor)
+{
+    cursor->job++;
+    cursor->group++;
+    if (cursor->group < block->num_groups) {
+        cursor->codes += GROUP_SIZE;
+        cursor->weights += block->group_bytes;
+    } else if (cursor->group == block->num_jobs) {
+        cursor->group = 0;
+        cursor->codes = block->codes;
+        cursor->weights = block->panel + 4 * TILE_COLUMNS;
+    }
+}
+
+/* ---- the steps of the pipeline ---- */
+
+KERNEL_INLINE void unpack_job(const struct block *block, struct cursor *cursor,
+                              struct scratch *scratch)
+{
+    const __m512i mask = _mm512_set1_epi8(15);
+    uint8_t *codes = scratch->unpacked[cursor->job % NUM_UNPACKED];
+    for (int i = 0; i < GROUP_SIZE / 8; i++, codes += 2 * AMX_ROW_BYTES) {
+        __m512i both = _mm512_load_si512(cursor->weights + i * QUAD_BYTES);
+        _mm512_store_si512(codes, _mm512_and_si512(both, mask));
+        _mm512_store_si512(codes + AMX_ROW_BYTES,
+                           _mm512_and_si512(_mm512_srli_epi16(both, 4), mask));
+    }
+    amx_expose();
+    advance(block, cursor);
+}
+
+/* Tiles 0 and 1: dots of even and of odd jobs; 2 and 3: rows; 4 and 5: weights. */
+KERNEL_INLINE void start_job(const struct block *block, struct pipeline *pipeline, bool is_odd,
+                             bool is_q4, struct scratch *scratch)
+{
+    struct cursor *cursor = &pipeline->start;
+    const uint8_t *weights = cursor->weights;
+    size_t weight_stride = QUAD_BYTES;
+    if (is_q4) {
+        unpack_job(block, &pipeline->unpack, scratch);
+        weights = scratch->unpacked[cursor->job % NUM_UNPACKED];
+        weight_stride = AMX_ROW_BYTES;
+    }
+    if (is_odd) {
+        _tile_zero(1);
+        _tile_loadd(3, cursor->codes, block->depth);
+        _tile_loadd(5, weights, weight_stride);
+        _tile_dpbssd(1, 3, 5);
+    } else {
+        _tile_zero(0);
+        _tile_loadd(2, cursor->codes, block->depth);
+        _tile_loadd(4, weights, weight_stride);
+        _tile_dpbssd(0, 2, 4);
+    }
+    advance(block, cursor);
+}
+
+KERNEL_INLINE void finish_job(struct scratch *scratch, bool is_odd)
+{
+    if (is_odd)
+        _tile_stored(1, scratch->dots[1], AMX_ROW_BYTES);
+    else
+        _tile_stored(0, scratch->dots[0], AMX_ROW_BYTES);
+}
+
+KERNEL_INLINE __m512 load_float16(const uint8_t *halves)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves));
+}
+
+/* `halves` are the float16 scales of the half's columns, `place` the group's in the window. */
+KERNEL_INLINE void scale_job(const struct scratch *scratch, bool is_odd, int32_t place,
+                             const uint8_t *halves, int num_rows, bool is_q4, __m512 *sums)
+{
+    const float *scales = scratch->scales[0] + place, *row_sums = scratch->row_sums[0] + place;
+    __m512 column_scale = load_float16(halves);
+    __m512 minimum = is_q4 ? load_float16(halves + 2 * PANEL_COLUMNS) : _mm512_setzero_ps();
+    for (int row = 0; row < num_rows; row++) {
+        __m512 dot = _mm512_cvtepi32_ps(_mm512_load_si512(scratch->dots[is_odd][row]));
+        __m512 scale = _mm512_mul_ps(column_scale, _mm512_set1_ps(scales[row * WINDOW_GROUPS]));
+        __m512 row_sum = _mm512_set1_ps(row_sums[row * WINDOW_GROUPS]);
+        sums[row] = _mm512_fmadd_ps(dot, scale, sums[row]);
+        if (is_q4)
+            sums[row] = _mm512_fmadd_ps(minimum, row_sum, sums[row]);
+    }
+}
+
+/* ---- a block ---- */
+
+/* Scales of groups past the last are 0. */
+KERNEL_INLINE void load_window(const struct block *block, int32_t group, bool is_q4,
+                               struct scratch *scratch)
+{
+    int32_t rest = block->num_groups - group;
+    __mmask16 mask = (__mmask16)(rest < WINDOW_GROUPS ? (1u << rest) - 1 : 0xffffu);
+    for (int32_t row = 0; row < block->num_rows; row++) {
+        size_t index = (size_t)row * (size_t)block->num_groups + (size_t)group;
+        _mm512_store_ps(scratch->scales[row], _mm512_maskz_loadu_ps(mask, block->scales + index));
+        if (is_q4)
+            _mm512_store_ps(scratch->row_sums[row],
+                            _mm512_maskz_loadu_ps(mask, block->row_sums + index));
+    }
+}
+
+/* Rows that are computed, but do not exist: whatever numbers they hold, none may be a slow one. */
+static void clear_rows(struct scratch *scratch, int first_row, int end_row)
+{
+    for (int row = first_row; row < end_row; row++) {
+        memset(scratch->dots[0][row], 0, sizeof scratch->dots[0][row]);
+        memset(scratch->dots[1][row], 0, sizeof scratch->dots[1][row]);
+        memset(scratch->scales[row], 0, sizeof scratch->scales[row]);
+        memset(scratch->row_sums[row], 0, sizeof scratch->row_sums[row]);
+    }
+}
+
+KERNEL_INLINE void prefetch_groups(const uint8_t *groups, size_t num_bytes)
+{
+    for (size_t i = 0; i < num_bytes; i += 64)
+        _mm_prefetch(groups + PREFETCH_BYTES + i, _MM_HINT_T0);
+}
+
+KERNEL_INLINE void multiply_half(const struct block *block, struct pipeline *pipeline, int half,
+                                 int num_rows, bool is_q4, struct scratch *scratch)
+{
+    const size_t code_bytes = is_q4 ? GROUP_SIZE * PANEL_COLUMNS / 2 : GROUP_SIZE * PANEL_COLUMNS;
+    const uint8_t *halves = block->panel + code_bytes + half * 2 * TILE_COLUMNS;
+    __m512 sums[AMX_TILE_ROWS];
+    for (int row = 0; row < num_rows; row++)
+        sums[row] = _mm512_setzero_ps();
+    for (int32_t group = 0; group < block->num_groups; group += 2) {
+        int32_t place = group % WINDOW_GROUPS;
+        bool has_odd = group + 1 < block->num_groups;
+        if (place == 0)
+            load_window(block, group, is_q4, scratch);
+        if (block->prefetches && half == 0)
+            prefetch_groups(block->panel + (size_t)group * block->group_bytes,
+                            2 * block->group_bytes);
+        finish_job(scratch, true);
+        start_job(block, pipeline, true, is_q4, scratch);
+        scale_job(scratch, false, place, halves, num_rows, is_q4, sums);
+        halves += has_odd ? block->group_bytes : 0;
+        finish_job(scratch, false);
+        start_job(block, pipeline, false, is_q4, scratch);
+        scale_job(scratch, true, place + 1, halves, num_rows, is_q4, sums);
+        halves += block->group_bytes;
+    }
+    for (int row = 0; row < num_rows && row < block->num_rows; row++)
+        _mm512_storeu_ps(block->out + (size_t)row * block->out_stride + half * TILE_COLUMNS,
+                         sums[row]);
+}
+
+/* num_rows is a constant wherever this is called: that of the block, rounded up. */
+KERNEL_INLINE void multiply_rows(const struct block *block, int num_rows, bool is_q4)
+{
+    struct scratch scratch;
+    struct pipeline pipeline = {first_job(block), first_job(block)};
+    clear_rows(&scratch, block->num_rows, num_rows);
+    if (is_q4) {
+        unpack_job(block, &pipeline.unpack, &scratch);
+        unpack_job(block, &pipeline.unpack, &scratch);
+    }
+    start_job(block, &pipeline, false, is_q4, &scratch);
+    start_job(block, &pipeline, true, is_q4, &scratch);
+    finish_job(&scratch, false);
+    start_job(block, &pipeline, false, is_q4, &scratch);
+    multiply_half(block, &pipeline, 0, num_rows, is_q4, &scratch);
+    multiply_half(block, &pipeline, 1, num_rows, is_q4, &scratch);
+}
+
+static void configure_tiles(int32_t num_rows)
+{
+    struct amx_configuration configuration = {.palette = 1};
+    for (int i = 0; i < 2; i++) {
+        configuration.num_rows[i] = (uint8_t)num_rows;
+        configuration.row_bytes[i] = AMX_ROW_BYTES;
+        configuration.num_rows[2 + i] = (uint8_t)num_rows;
+        configuration.row_bytes[2 + i] = GROUP_SIZE;
+        configuration.num_rows[4 + i] = GROUP_SIZE / 4;
+        configuration.row_bytes[4 + i] = AMX_ROW_BYTES;
+    }
+    amx_load_configuration(&configuration);
+}
+
+KERNEL_INLINE void multiply_block(const struct block *block, bool is_q4)
+{
+    configure_tiles(block->num_rows);
+    if (block->num_rows <= 4)
+        multiply_rows(block, 4, is_q4);
+    else if (block->num_rows <= 8)
+        multiply_rows(block, 8, is_q4);
+    else if (block->num_rows <= 12)
+        multiply_rows(block, 12, is_q4);
+    else
+        multiply_rows(block, 16, is_q4);
+}
+
+KERNEL_INLINE void multiply_panel(const struct matrix *weights, int32_t panel,
+                                  const struct activations *rows, int32_t first_row,
+                                  int32_t num_rows, float *out, int32_t out_stride, bool is_q4)
+{
+    int32_t num_groups = rows->depth / GROUP_SIZE;
+    for (int32_t begin = 0; begin < num_rows; begin += AMX_TILE_ROWS) {
+        int32_t rest = num_rows - begin;
+        size_t row = (size_t)(first_row + begin);
+        struct block block = {
+            .codes = (const int8_t *)rows->values + row * (size_t)rows->depth,
+            .scales = rows->scales + row * (size_t)num_groups,
+            .row_sums = rows->sums + row * (size_t)num_groups,
+            .depth = (size_t)rows->depth,
+            .num_rows = rest < AMX_TILE_ROWS ? rest : AMX_TILE_ROWS,
+            .num_groups = num_groups,
+            .num_jobs = (num_groups + 1) / 2 * 2,
+            .panel = matrix_panel(weights, panel),
+            .group_bytes = is_q4 ? Q4_GROUP_BYTES : Q8_GROUP_BYTES,
+            .out = out + (size_t)begin * (size_t)out_stride,
+            .out_stride = (size_t)out_stride,
+            .prefetches = row == 0,
+        };
+        multiply_block(&block, is_q4);
+    }
+}
+
+void KERNEL(gemm_q8)(const struct matrix *weights, int32_t panel, const struct activations *rows,
+                     int32_t first_row, int32_t num_rows, float *out, int32_t out_stride)
+{
+    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, false);
+}
+
+void KERNEL(gemm_q4)(const struct matrix *weights, int32_t panel, const struct activations *rows,
+                     int32_t first_row, int32_t num_rows, float *out, int32_t out_stride)
+{
+    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, true);
+}
+
+#endif

@@ -1,0 +1,31 @@
+/* kernels: what the kernel sources define at each CPU level; ops.h says what each one does. */
+#ifndef REALTIME_SERVE_KERNELS_H
+#define REALTIME_SERVE_KERNELS_H
+
+#include "level.h"
+#include "ops.h"
+
+gemm_panel KERNEL(gemm_f32), KERNEL(gemm_bf16), KERNEL(gemm_q8), KERNEL(gemm_q4);
+
+store_activations KERNEL(store_f32), KERNEL(store_bf16), KERNEL(store_q8);
+
+void KERNEL(rms_norm)(const float *x, const float *weight, float epsilon, int32_t size, float *out);
+void KERNEL(rotate)(float *head, int32_t head_dim, const float *cosines, const float *sines);
+void KERNEL(swiglu)(const float *gate, const float *up, int32_t count, float *out);
+void KERNEL(add)(float *x, const float *y, int32_t count);
+
+void KERNEL(kv_write_key)(const struct kv_cache *cache, int32_t layer, int32_t head, int32_t block,
+                          int32_t slot, const float *key);
+void KERNEL(kv_write_value)(const struct kv_cache *cache, int32_t layer, int32_t head,
+                            int32_t block, int32_t slot, const float *value);
+
+void KERNEL(attend_f32)(const struct kv_cache *cache, const struct attention_tile *tile,
+                        void *scratch);
+void KERNEL(attend_bf16)(const struct kv_cache *cache, const struct attention_tile *tile,
+                         void *scratch);
+
+sample_row KERNEL(sample);
+
+extern const struct kernel_ops KERNEL(kernel_ops);
+
+#endif

@@ -1,0 +1,57 @@
+/* kv_cache: the keys and values of all sequences, in blocks of 16 tokens.
+ *
+ * A block holds, for one layer and one key-value head, 16 consecutive tokens of one sequence.
+ * With t the token within the block and d the dimension within the head:
+ *
+ *   KV_F32    key [d][t]           value [t][d]            float
+ *   KV_BF16   key [d / 2][t][d % 2]  value [t / 2][d][t % 2]   bf16
+ *
+ * so that both products of attention read a vector of tokens or of dimensions at once and never
+ * add up across lanes. Blocks of one layer and head lie side by side ([layer][head][block]):
+ * attention then reads memory in order if the sequence's blocks are consecutive.
+ */
+#ifndef REALTIME_SERVE_KV_CACHE_H
+#define REALTIME_SERVE_KV_CACHE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define KV_BLOCK_TOKENS 16
+
+enum kv_format { KV_F32, KV_BF16, NUM_KV_FORMATS };
+
+/* Borrows `keys` and `values`, each of kv_cache_bytes() bytes at a multiple of 64, zero at first:
+ * what lies past a sequence's end is multiplied by zero, and must not be NaN. */
+struct kv_cache {
+    enum kv_format format;
+    int32_t num_layers;
+    int32_t num_heads; /* key-value heads */
+    int32_t head_dim;  /* a multiple of 32 */
+    int32_t num_blocks;
+    void *keys;
+    void *values;
+};
+
+static inline size_t kv_block_bytes(enum kv_format format, int32_t head_dim)
+{
+    size_t value_bytes = format == KV_F32 ? sizeof(float) : sizeof(uint16_t);
+    return (size_t)KV_BLOCK_TOKENS * (size_t)head_dim * value_bytes;
+}
+
+/* Bytes of all keys; the values take as many. */
+static inline size_t kv_cache_bytes(const struct kv_cache *cache)
+{
+    return (size_t)cache->num_layers * (size_t)cache->num_heads * (size_t)cache->num_blocks *
+           kv_block_bytes(cache->format, cache->head_dim);
+}
+
+/* Where a block of a layer and head begins, in `keys` and in `values` alike. */
+static inline size_t kv_block_offset(const struct kv_cache *cache, int32_t layer, int32_t head,
+                                     int32_t block)
+{
+    size_t row = (size_t)layer * (size_t)cache->num_heads + (size_t)head;
+    return (row * (size_t)cache->num_blocks + (size_t)block) *
+           kv_block_bytes(cache->format, cache->head_dim);
+}
+
+#endif

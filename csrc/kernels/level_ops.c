@@ -1,0 +1,39 @@
+#include "kernels.h"
+
+/* The level's number by its name, which is all that the build says. */
+enum {
+    number_portable = CPU_PORTABLE,
+    number_avx2 = CPU_AVX2,
+    number_avx512 = CPU_AVX512,
+    number_avx512_bf16 = CPU_AVX512_BF16,
+    number_amx = CPU_AMX,
+};
+
+const struct kernel_ops KERNEL(kernel_ops) = {
+    .level = (enum cpu_level)KERNEL(number),
+    .gemm =
+        {
+            [WEIGHTS_F32] = KERNEL(gemm_f32),
+            [WEIGHTS_BF16] = KERNEL(gemm_bf16),
+            [WEIGHTS_Q8] = KERNEL(gemm_q8),
+            [WEIGHTS_Q4] = KERNEL(gemm_q4),
+        },
+    .store =
+        {
+            [ACTIVATIONS_F32] = KERNEL(store_f32),
+            [ACTIVATIONS_BF16] = KERNEL(store_bf16),
+            [ACTIVATIONS_Q8] = KERNEL(store_q8),
+        },
+    .rms_norm = KERNEL(rms_norm),
+    .rotate = KERNEL(rotate),
+    .swiglu = KERNEL(swiglu),
+    .add = KERNEL(add),
+    .kv_write_key = KERNEL(kv_write_key),
+    .kv_write_value = KERNEL(kv_write_value),
+    .attend =
+        {
+            [KV_F32] = KERNEL(attend_f32),
+            [KV_BF16] = KERNEL(attend_bf16),
+        },
+    .sample = KERNEL(sample),
+};

@@ -1,0 +1,106 @@
+/* matrix: the operands of every matrix product of a step.
+ *
+ * A product takes rows (activations, one row a token) times a weight matrix and gives one float32
+ * row a token. Weights are stored in panels of 32 output columns, so that the innermost loop
+ * reads them once, in order, in the form that the CPU's instructions want. With k the index along
+ * the depth (the inputs) and c the column within the panel:
+ *
+ *   WEIGHTS_F32    [k][c]            float
+ *   WEIGHTS_BF16   [k / 2][c][k % 2] bf16
+ *   WEIGHTS_Q8     for each group of 32 k:  int8 codes [k / 4][c][k % 4], then float16 scale[c];
+ *                  weight = scale * code                                  (1088 bytes a group)
+ *   WEIGHTS_Q4     for each group of 32 k:  bytes [k / 8][c][k % 4], whose low half is the code of
+ *                  k % 8 < 4 and whose high half that of k % 8 >= 4, then float16 scale[c], then
+ *                  float16 minimum[c];  weight = scale * code + minimum    (640 bytes a group)
+ *
+ * Columns past num_columns, in the last panel, are zero weights. Panels start at a multiple of 64
+ * bytes. The same panels serve every CPU level.
+ *
+ * Each weight format has its activations:
+ *
+ *   WEIGHTS_F32            ACTIVATIONS_F32    float values[row][k]
+ *   WEIGHTS_BF16           ACTIVATIONS_BF16   bf16 values[row][k]
+ *   WEIGHTS_Q8, WEIGHTS_Q4 ACTIVATIONS_Q8     int8 values[row][k], and for each group of 32 k a
+ *                                             float scale[row][group] and
+ *                                             float sum[row][group] = scale * (sum of the codes)
+ */
+#ifndef REALTIME_SERVE_MATRIX_H
+#define REALTIME_SERVE_MATRIX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PANEL_COLUMNS 32
+#define GROUP_SIZE 32 /* values along the depth that share a scale; every depth is a multiple */
+
+#define Q8_GROUP_BYTES (GROUP_SIZE * PANEL_COLUMNS + 2 * PANEL_COLUMNS)
+#define Q4_GROUP_BYTES (GROUP_SIZE * PANEL_COLUMNS / 2 + 4 * PANEL_COLUMNS)
+
+enum weight_format { WEIGHTS_F32, WEIGHTS_BF16, WEIGHTS_Q8, WEIGHTS_Q4, NUM_WEIGHT_FORMATS };
+
+enum activation_format {
+    ACTIVATIONS_F32,
+    ACTIVATIONS_BF16,
+    ACTIVATIONS_Q8,
+    NUM_ACTIVATION_FORMATS
+};
+
+/* A weight matrix; borrows its panels. */
+struct matrix {
+    enum weight_format format;
+    int32_t num_columns; /* outputs */
+    int32_t depth;       /* inputs, a multiple of GROUP_SIZE */
+    const void *panels;
+};
+
+/* Rows of inputs, one after the other without a gap. */
+struct activations {
+    enum activation_format format;
+    int32_t depth; /* values a row, a multiple of GROUP_SIZE */
+    void *values;  /* at a multiple of 64 bytes */
+    float *scales; /* ACTIVATIONS_Q8 only, as `sums` */
+    float *sums;
+};
+
+static inline int32_t matrix_num_panels(int32_t num_columns)
+{
+    return (num_columns + PANEL_COLUMNS - 1) / PANEL_COLUMNS;
+}
+
+static inline size_t matrix_panel_bytes(enum weight_format format, int32_t depth)
+{
+    size_t num_groups = (size_t)depth / GROUP_SIZE;
+    switch (format) {
+    case WEIGHTS_F32:
+        return num_groups * GROUP_SIZE * PANEL_COLUMNS * sizeof(float);
+    case WEIGHTS_BF16:
+        return num_groups * GROUP_SIZE * PANEL_COLUMNS * sizeof(uint16_t);
+    case WEIGHTS_Q8:
+        return num_groups * Q8_GROUP_BYTES;
+    case WEIGHTS_Q4:
+        return num_groups * Q4_GROUP_BYTES;
+    case NUM_WEIGHT_FORMATS:
+        break;
+    }
+    return 0;
+}
+
+static inline const void *matrix_panel(const struct matrix *matrix, int32_t panel)
+{
+    size_t panel_bytes = matrix_panel_bytes(matrix->format, matrix->depth);
+    return (const char *)matrix->panels + (size_t)panel * panel_bytes;
+}
+
+static inline enum activation_format matrix_activation_format(enum weight_format format)
+{
+    switch (format) {
+    case WEIGHTS_F32:
+        return ACTIVATIONS_F32;
+    case WEIGHTS_BF16:
+        return ACTIVATIONS_BF16;
+    default:
+        return ACTIVATIONS_Q8;
+    }
+}
+
+#endif

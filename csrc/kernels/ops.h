@@ -1,0 +1,115 @@
+/* ops: the kernels of one CPU level, behind one table, and the choice of the level.
+ *
+ * Every kernel is pure: it reads its arguments and writes its output, allocates nothing, keeps
+ * nothing and may run on any thread. What it computes for a row depends on that row only, never on
+ * how many rows stand beside it or which thread runs it: sums along the depth run in one fixed
+ * order. The same request therefore gives the same bits alone and in any batch, on one level.
+ *
+ * All float buffers are aligned to 64 bytes where they begin; rows of a width that is a multiple
+ * of 32 are, too.
+ */
+#ifndef REALTIME_SERVE_OPS_H
+#define REALTIME_SERVE_OPS_H
+
+#include <stdint.h>
+
+#include "kv_cache.h"
+#include "matrix.h"
+#include "sampler.h"
+
+enum cpu_level {
+    CPU_PORTABLE,
+    CPU_AVX2,
+    CPU_AVX512,
+    CPU_AVX512_BF16,
+    CPU_AMX,
+    NUM_CPU_LEVELS
+};
+
+/* out[row][column] for the 32 columns of one panel and rows first_row to first_row + num_rows - 1,
+ * where row counts from 0 in `out`, whose rows are out_stride floats apart. Overwrites. The first
+ * call of a panel has first_row 0: it may prefetch, the others find the panel in the cache. */
+typedef void gemm_panel(const struct matrix *weights, int32_t panel,
+                        const struct activations *rows, int32_t first_row, int32_t num_rows,
+                        float *out, int32_t out_stride);
+
+/* Round `count` float values, a multiple of 32, into row `row` from column `first_column` on, a
+ * multiple of 32. Q8: scale = greatest magnitude / 127, codes to the nearest integer (ties to
+ * even); a group of zeros has scale 0 and codes 0. */
+typedef void store_activations(const struct activations *rows, int32_t row, int32_t first_column,
+                               const float *values, int32_t count);
+
+/* A tile of queries of one sequence: rows at consecutive positions, all query heads that share one
+ * key-value head. Row i attends to tokens 0 to first_position + i, whose keys and values are in
+ * the cache already. */
+struct attention_tile {
+    int32_t layer;
+    int32_t kv_head;
+    int32_t group;               /* query heads of the key-value head */
+    int32_t first_position;
+    int32_t num_rows;            /* 1 to ATTENTION_MAX_ROWS(group) */
+    const int32_t *block_table;  /* block of tokens 16 i to 16 i + 15, for every token attended */
+    const float *queries;        /* first row and head; heads are head_dim apart */
+    float *out;                  /* likewise */
+    int32_t row_stride;          /* floats between rows, in queries and in out */
+};
+
+/* Rows of a tile, so that rows times heads are at most 16 (one AMX tile), but at least one row. */
+#define ATTENTION_MAX_QUERIES 16
+#define ATTENTION_MAX_ROWS(group) \
+    ((group) >= ATTENTION_MAX_QUERIES ? 1 : ATTENTION_MAX_QUERIES / (group))
+
+/* Keys and values are taken in parts of this many tokens, counted from position 0, each with a
+ * softmax of its own that is merged into the last (Milakov and Gimelshein 2018): the scratch memory
+ * is bounded, and the order of the sums depends on positions only. */
+#define ATTENTION_PART_TOKENS 256
+
+struct kernel_ops {
+    enum cpu_level level;
+
+    gemm_panel *gemm[NUM_WEIGHT_FORMATS];
+    store_activations *store[NUM_ACTIVATION_FORMATS];
+
+    /* out[i] = x[i] * weight[i] / sqrt(mean of x squared + epsilon); out may be x. size is a
+     * multiple of 32. */
+    void (*rms_norm)(const float *x, const float *weight, float epsilon, int32_t size, float *out);
+
+    /* Turn dimension i with dimension i + head_dim / 2 by the angle whose cosine and sine are
+     * cosines[i] and sines[i], i < head_dim / 2. In place. */
+    void (*rotate)(float *head, int32_t head_dim, const float *cosines, const float *sines);
+
+    /* out[i] = silu(gate[i]) * up[i]; count is a multiple of 32; out may be gate. */
+    void (*swiglu)(const float *gate, const float *up, int32_t count, float *out);
+
+    /* x[i] += y[i]; count is a multiple of 32. */
+    void (*add)(float *x, const float *y, int32_t count);
+
+    /* Write one token's key and value, head_dim floats each. */
+    void (*kv_write_key)(const struct kv_cache *cache, int32_t layer, int32_t head, int32_t block,
+                         int32_t slot, const float *key);
+    void (*kv_write_value)(const struct kv_cache *cache, int32_t layer, int32_t head,
+                           int32_t block, int32_t slot, const float *value);
+
+    /* softmax(q k / sqrt(head_dim)) v for a tile. `scratch` has attention_scratch_bytes(). */
+    void (*attend[NUM_KV_FORMATS])(const struct kv_cache *cache, const struct attention_tile *tile,
+                                   void *scratch);
+
+    /* Choose the next token of a row; see sampler.h. */
+    sample_row *sample;
+};
+
+/* Bytes of scratch that `attend` needs for a tile of this shape, on every level. */
+size_t attention_scratch_bytes(int32_t group, int32_t head_dim);
+
+/* The highest level that this CPU and this build have. The first call asks the operating system
+ * for the AMX registers where there are some; without them the level is the next lower one. */
+enum cpu_level cpu_level_best(void);
+
+/* "portable", "avx2", "avx512", "avx512_bf16", "amx". */
+const char *cpu_level_name(enum cpu_level level);
+
+/* The kernels of a level; NULL if this build has none for it. The caller sees to it that the CPU
+ * can execute them. */
+const struct kernel_ops *kernel_ops_for(enum cpu_level level);
+
+#endif

@@ -1,0 +1,245 @@
+#include "transformer.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+
+#include "transformer_state.h"
+
+#define ALIGNMENT 64 /* of every buffer: a cache line, and the widest vector */
+
+/* --- memory -------------------------------------------------------------------- */
+
+static size_t round_up(size_t bytes)
+{
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+static void *allocate(size_t count, size_t bytes_each)
+{
+    return aligned_alloc(ALIGNMENT, round_up(count * bytes_each + 1));
+}
+
+static float *allocate_floats(int32_t num_rows, int32_t width)
+{
+    return allocate((size_t)num_rows * (size_t)width, sizeof(float));
+}
+
+static int32_t greater(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* One buffer serves every format: float32 is the widest. */
+static bool allocate_activations(struct activations *rows, int32_t num_rows, int32_t depth)
+{
+    rows->values = allocate_floats(num_rows, depth);
+    rows->scales = allocate_floats(num_rows, depth / GROUP_SIZE);
+    rows->sums = allocate_floats(num_rows, depth / GROUP_SIZE);
+    return rows->values && rows->scales && rows->sums;
+}
+
+static void free_activations(struct activations *rows)
+{
+    free(rows->values);
+    free(rows->scales);
+    free(rows->sums);
+}
+
+/* A member is in one phase at a time, and each phase uses its scratch for one purpose. */
+static size_t scratch_bytes(const struct transformer_shape *shape)
+{
+    int32_t group = shape->num_heads / shape->num_kv_heads;
+    size_t tile = (size_t)TILE_ROWS * sizeof(float) *
+                  (size_t)greater(shape->head_dim, 2 * PANEL_COLUMNS);
+    size_t row = (size_t)shape->hidden_size * sizeof(float);
+    size_t bytes = larger(tile, row);
+    bytes = larger(bytes, attention_scratch_bytes(group, shape->head_dim));
+    bytes = larger(bytes, sampler_scratch_bytes(shape->vocab_size));
+    return round_up(bytes);
+}
+
+static bool allocate_buffers(struct transformer *this, int32_t max_threads, int32_t max_rows,
+                             int32_t max_outputs)
+{
+    const struct transformer_shape *shape = &this->weights.shape;
+    int32_t width = queries_width(shape);
+    this->hidden = allocate_floats(max_rows, shape->hidden_size);
+    this->queries = allocate_floats(max_rows, width);
+    this->attended = allocate_floats(max_rows, width);
+    this->cosines = allocate_floats(max_rows, shape->head_dim / 2);
+    this->sines = allocate_floats(max_rows, shape->head_dim / 2);
+    this->logits_stride = (size_t)matrix_num_panels(shape->vocab_size) * PANEL_COLUMNS;
+    this->logits = allocate((size_t)max_outputs * this->logits_stride, sizeof(float));
+    this->scratch_bytes = scratch_bytes(shape);
+    this->scratch = allocate((size_t)max_threads, this->scratch_bytes);
+    this->blocks = allocate((size_t)max_rows, sizeof *this->blocks);
+    this->positions = allocate((size_t)max_rows, sizeof *this->positions);
+    this->tiles = allocate((size_t)max_rows, sizeof *this->tiles);
+    bool has_inputs = allocate_activations(&this->inputs, max_rows,
+                                           greater(shape->hidden_size, width));
+    bool has_activated = allocate_activations(&this->activated, max_rows, shape->intermediate_size);
+    return has_inputs && has_activated && this->hidden && this->queries && this->attended &&
+           this->cosines && this->sines && this->logits && this->scratch && this->blocks &&
+           this->positions && this->tiles;
+}
+
+struct transformer *transformer_new(const struct transformer_weights *weights,
+                                    const struct kernel_ops *ops, int32_t max_threads,
+                                    int32_t max_rows, int32_t max_outputs)
+{
+    struct transformer *this = calloc(1, sizeof *this);
+    if (this == NULL)
+        return NULL;
+    this->weights = *weights;
+    this->ops = ops;
+    if (!allocate_buffers(this, max_threads, max_rows, max_outputs)) {
+        transformer_free(this);
+        return NULL;
+    }
+    return this;
+}
+
+void transformer_free(struct transformer *this)
+{
+    if (this == NULL)
+        return;
+    free_activations(&this->inputs);
+    free_activations(&this->activated);
+    free(this->hidden);
+    free(this->queries);
+    free(this->attended);
+    free(this->cosines);
+    free(this->sines);
+    free(this->logits);
+    free(this->scratch);
+    free(this->blocks);
+    free(this->positions);
+    free(this->tiles);
+    free(this);
+}
+
+/* --- a step ---------------------------------------------------------------------- */
+
+static void place_rows(struct transformer *this, const struct step_span *span)
+{
+    for (int32_t i = 0; i < span->num_rows; i++) {
+        int32_t position = span->first_position + i;
+        this->positions[span->first_row + i] = position;
+        this->blocks[span->first_row + i] = span->block_table[position / KV_BLOCK_TOKENS];
+    }
+}
+
+static void cut_into_tiles(struct transformer *this, const struct step_span *span)
+{
+    const struct transformer_shape *shape = &this->weights.shape;
+    int32_t width = queries_width(shape), group = shape->num_heads / shape->num_kv_heads;
+    int32_t tile_rows = ATTENTION_MAX_ROWS(group);
+    for (int32_t i = 0; i < span->num_rows; i += tile_rows) {
+        int32_t row = span->first_row + i;
+        this->tiles[this->num_tiles++] = (struct attention_tile){
+            .group = group,
+            .first_position = span->first_position + i,
+            .num_rows = lesser(tile_rows, span->num_rows - i),
+            .block_table = span->block_table,
+            .queries = row_of(this->queries, row, width),
+            .out = row_of(this->attended, row, width),
+            .row_stride = width,
+        };
+    }
+}
+
+static void begin_step(struct transformer *this, const struct kv_cache *cache,
+                       const struct step *step)
+{
+    this->step = step;
+    this->cache = cache;
+    this->num_tiles = 0;
+    for (int32_t i = 0; i < step->num_spans; i++) {
+        place_rows(this, &step->spans[i]);
+        cut_into_tiles(this, &step->spans[i]);
+    }
+}
+
+/* What the next phases round rows to, for a product with this matrix. */
+static void round_for(struct transformer *this, struct activations *rows,
+                      const struct matrix *matrix)
+{
+    this->rounding = matrix_activation_format(matrix->format);
+    rows->format = this->rounding;
+    rows->depth = matrix->depth;
+}
+
+static void select_rows(struct transformer *this, const int32_t *rows, int32_t count)
+{
+    this->selected_rows = rows;
+    this->num_selected = count;
+}
+
+static void normalize(struct transformer *this, struct compute_pool *pool, const float *norm,
+                      const struct matrix *matrix)
+{
+    this->norm = norm;
+    round_for(this, &this->inputs, matrix);
+    compute_pool_run(pool, normalize_rows, this, num_chunks(this->num_selected, CHUNK_ROWS));
+}
+
+static void run_layer(struct transformer *this, struct compute_pool *pool)
+{
+    const struct transformer_shape *shape = &this->weights.shape;
+    const struct transformer_layer *layer = current_layer(this);
+
+    normalize(this, pool, layer->attention_norm, &layer->qkv);
+    compute_pool_run(pool, project_head, this, shape->num_heads + 2 * shape->num_kv_heads);
+    compute_pool_run(pool, attend_tile, this, this->num_tiles * shape->num_kv_heads);
+    round_for(this, &this->inputs, &layer->output);
+    compute_pool_run(pool, store_attended_rows, this, num_chunks(this->num_selected, CHUNK_ROWS));
+    compute_pool_run(pool, add_attention_output, this, matrix_num_panels(shape->hidden_size));
+
+    normalize(this, pool, layer->mlp_norm, &layer->gate_up);
+    round_for(this, &this->activated, &layer->down);
+    compute_pool_run(pool, activate_panel, this, matrix_num_panels(shape->intermediate_size));
+    compute_pool_run(pool, add_mlp_output, this, matrix_num_panels(shape->hidden_size));
+}
+
+void transformer_forward(struct transformer *this, struct compute_pool *pool,
+                         const struct kv_cache *cache, const struct step *step)
+{
+    const struct transformer_weights *weights = &this->weights;
+    begin_step(this, cache, step);
+    compute_pool_run(pool, embed_rows, this, num_chunks(step->num_rows, CHUNK_ROWS));
+    select_rows(this, NULL, step->num_rows);
+    for (this->layer = 0; this->layer < weights->shape.num_layers; this->layer++)
+        run_layer(this, pool);
+    if (step->num_outputs == 0)
+        return;
+    select_rows(this, step->output_rows, step->num_outputs);
+    normalize(this, pool, weights->final_norm, &weights->head);
+    compute_pool_run(pool, compute_logits, this,
+                     num_chunks(matrix_num_panels(weights->head.num_columns), HEAD_CHUNK_PANELS));
+}
+
+static void sample_output(void *context, int32_t output, int32_t member)
+{
+    struct transformer *this = context;
+    this->chosen[output] =
+        this->ops->sample(transformer_logits(this, output), this->weights.shape.vocab_size,
+                          &this->samplings[output], scratch_of(this, member));
+}
+
+void transformer_sample(struct transformer *this, struct compute_pool *pool, int32_t num_outputs,
+                        const struct sampling *samplings, struct sampled *chosen)
+{
+    this->samplings = samplings;
+    this->chosen = chosen;
+    compute_pool_run(pool, sample_output, this, num_outputs);
+}
+
+float *transformer_logits(struct transformer *this, int32_t output)
+{
+    return this->logits + (size_t)output * this->logits_stride;
+}

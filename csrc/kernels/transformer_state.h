@@ -1,0 +1,116 @@
+/* transformer_state: what a step's phases see of the transformer, and what they share.
+ *
+ * A phase is a function of the compute pool: it gets the transformer, the number of its chunk and
+ * that of the member of the pool that runs it. transformer.c sets the fields of the step in
+ * progress before it starts a phase, and the phases write only to the rows, columns or heads that
+ * their chunk stands for.
+ */
+#ifndef REALTIME_SERVE_TRANSFORMER_STATE_H
+#define REALTIME_SERVE_TRANSFORMER_STATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "transformer.h"
+
+/* Rows that one chunk of a phase over rows takes: a step of a few rows is one chunk, which the
+ * caller does alone. */
+#define CHUNK_ROWS 8
+
+/* Rows of a matrix product at a time: the tile of results stays in the first-level cache. */
+#define TILE_ROWS 32
+
+/* Panels of the head at a time: there are many, and each is short. */
+#define HEAD_CHUNK_PANELS 8
+
+struct transformer {
+    struct transformer_weights weights;
+    const struct kernel_ops *ops;
+
+    float *hidden;   /* [max_rows][hidden_size], the residual stream */
+    float *queries;  /* [max_rows][num_heads][head_dim] */
+    float *attended; /* likewise */
+    float *cosines;  /* [max_rows][head_dim / 2] */
+    float *sines;
+    float *logits; /* [max_outputs][logits_stride] */
+    size_t logits_stride;
+    struct activations inputs;    /* of the product that comes next */
+    struct activations activated; /* of down, which is filled while `inputs` is read */
+    char *scratch;                /* [max_threads][scratch_bytes] */
+    size_t scratch_bytes;
+
+    /* The step in progress. */
+    const struct step *step;
+    const struct kv_cache *cache;
+    int32_t *blocks; /* where each row's key and value go */
+    int32_t *positions;
+    struct attention_tile *tiles;
+    int32_t num_tiles;
+    int32_t layer;
+    const float *norm;               /* of the phase in progress: its norm, */
+    enum activation_format rounding; /* what its rows are rounded to, */
+    const int32_t *selected_rows;    /* and which rows it is about; NULL: all */
+    int32_t num_selected;
+    const struct sampling *samplings;
+    struct sampled *chosen;
+};
+
+static inline int32_t queries_width(const struct transformer_shape *shape)
+{
+    return shape->num_heads * shape->head_dim;
+}
+
+static inline int32_t lesser(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int32_t num_chunks(int32_t count, int32_t chunk_size)
+{
+    return (count + chunk_size - 1) / chunk_size;
+}
+
+static inline void *scratch_of(const struct transformer *this, int32_t member)
+{
+    return this->scratch + (size_t)member * this->scratch_bytes;
+}
+
+static inline const struct transformer_layer *current_layer(const struct transformer *this)
+{
+    return &this->weights.layers[this->layer];
+}
+
+static inline float *row_of(float *rows, int32_t row, int32_t width)
+{
+    return rows + (size_t)row * (size_t)width;
+}
+
+static inline void add_floats(float *values, const float *more, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++)
+        values[i] += more[i];
+}
+
+static inline void add_bias(float *values, const float *bias, int32_t first_column, int32_t count)
+{
+    if (bias != NULL)
+        add_floats(values, bias + first_column, count);
+}
+
+static inline void multiply(const struct transformer *this, const struct matrix *matrix, int32_t panel,
+                     const struct activations *rows, int32_t first_row, int32_t num_rows,
+                     float *out, int32_t out_stride)
+{
+    this->ops->gemm[matrix->format](matrix, panel, rows, first_row, num_rows, out, out_stride);
+}
+
+/* phases_rows.c: chunks of CHUNK_ROWS rows. */
+compute_work embed_rows, normalize_rows, store_attended_rows;
+
+/* phases_attention.c: one chunk a head of qkv; one a tile and key-value head. */
+compute_work project_head, attend_tile;
+
+/* phases_product.c: one chunk a panel; compute_logits one for HEAD_CHUNK_PANELS panels. */
+compute_work add_attention_output, activate_panel, add_mlp_output, compute_logits;
+
+#endif

@@ -1,0 +1,179 @@
+"""A model's files to packed weights in memory: from the cache if they are there, else by a child.
+
+Runs on the inference thread of the new model. The server itself reads no weights: a fresh
+process packs them (engine/packing_child.py), and they are mapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from realtime_serve.child_process import PASSED_DESCRIPTOR, ChildProcess
+from realtime_serve.engine.packing import PackedDType, Packing
+from realtime_serve.engine.packing_child import MEMORY_KEY, CacheError
+from realtime_serve.errors import ModelLoadError
+from realtime_serve.types import NO_CACHE_DIR
+from realtime_serve.weights.checkpoint import Checkpoint
+from realtime_serve.weights.packed_cache import PackedCache
+from realtime_serve.weights.packed_file import (
+    PackedFileError,
+    PackedLayout,
+    PackedWeights,
+    Section,
+    move_to_memory,
+)
+
+PACKING_CHILD = "realtime_serve.engine.packing_child"
+
+OnProgress: TypeAlias = Callable[[float], None]
+"""Told often which share of the packing is done; what it raises ends the packing."""
+
+
+def load_packed(
+    checkpoint: Checkpoint, dtype: PackedDType, cache_dir: str | None, on_progress: OnProgress
+) -> PackedWeights:
+    """Get a model's weights as the native network reads them.
+
+    Args:
+        checkpoint: The model. What a person should know is added to its notices.
+        dtype: What the weights are packed for.
+        cache_dir: As `ModelConfig.cache_dir`. Where no file can be kept, the weights are
+            packed into memory at each start.
+        on_progress: See `OnProgress`; not called if nothing has to be packed.
+
+    Returns:
+        The weights.
+
+    Raises:
+        ModelLoadError: The model is not supported or damaged, or packing it failed.
+    """
+    sections = Packing(checkpoint, dtype).sections
+    directory = cache_directory(cache_dir)
+    if directory is not None:
+        try:
+            return _from_cache(checkpoint, dtype, sections, directory, on_progress)
+        except CacheError as error:
+            checkpoint.notices.append(
+                f"Packed weights cannot be kept ({error}): each start packs them again."
+            )
+    return _into_memory(checkpoint, dtype, sections, on_progress)
+
+
+def cache_directory(cache_dir: str | None) -> Path | None:
+    """Where packed weights are kept.
+
+    Args:
+        cache_dir: As `ModelConfig.cache_dir`.
+
+    Returns:
+        The directory; None if nothing is to be kept, or this user has no place for it.
+    """
+    if cache_dir == NO_CACHE_DIR:
+        return None
+    if cache_dir is not None:
+        return Path(os.path.expanduser(cache_dir))
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(caches, "realtime-serve") if os.path.isabs(caches) else None
+
+
+def _from_cache(
+    checkpoint: Checkpoint,
+    dtype: PackedDType,
+    sections: Sequence[Section],
+    directory: Path,
+    on_progress: OnProgress,
+) -> PackedWeights:
+    cache = PackedCache(directory)
+    with contextlib.suppress(OSError, PackedFileError):  # whatever it is, the child says it
+        key = cache.known_key(checkpoint.files, sections)
+        if key is not None:
+            return cache.open(key, sections)
+    arguments = [checkpoint.path, "--dtype", dtype, "--cache", os.fspath(directory)]
+    key = _run_packing_child(arguments, None, on_progress)
+    try:
+        return cache.open(key, sections)
+    except PackedFileError as error:
+        raise CacheError(f"{directory}: {error}") from error
+
+
+def _into_memory(
+    checkpoint: Checkpoint,
+    dtype: PackedDType,
+    sections: Sequence[Section],
+    on_progress: OnProgress,
+) -> PackedWeights:
+    arguments = [checkpoint.path, "--dtype", dtype, "--descriptor", str(PASSED_DESCRIPTOR)]
+    with open(os.memfd_create("packed-weights"), "r+b", buffering=0) as file:
+        key = _run_packing_child(arguments, file.fileno(), on_progress)
+        assert key == MEMORY_KEY
+        try:
+            return move_to_memory(file.fileno(), PackedLayout(key, sections))
+        except PackedFileError as error:
+            raise ModelLoadError(
+                f"{checkpoint.path} changed while it was loaded; start again."
+            ) from error
+
+
+# --- the child ----------------------------------------------------------------
+
+
+def _run_packing_child(
+    arguments: Sequence[str], passed: int | None, on_progress: OnProgress
+) -> str:
+    """Pack in a fresh process; the key of what it has packed."""
+    command = [sys.executable, "-P", "-m", PACKING_CHILD, *arguments]
+    # What this process can import, the child can.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    try:
+        child = ChildProcess(command, environment, passed)
+    except OSError as error:
+        raise ModelLoadError(
+            f"{sys.executable}, which packs the weights, cannot be started: {error.strerror}."
+        ) from error
+    with child:
+        key = _listen(child, on_progress)
+        status = child.wait()
+    if key is None:
+        raise ModelLoadError(_why_silent(status))
+    return key
+
+
+def _listen(child: ChildProcess, on_progress: OnProgress) -> str | None:
+    """The key, or None if the child ends without a word."""
+    key = None
+    for line in child.lines():
+        message = _parse(line)
+        if "progress" in message:
+            on_progress(message["progress"])
+        if "error" in message:
+            error = CacheError if message["type"] == CacheError.__name__ else ModelLoadError
+            raise error(message["error"])
+        key = message.get("key", key)
+    return key
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """A line of the child; empty if it is none of its own, but what some library prints."""
+    with contextlib.suppress(ValueError):
+        message = json.loads(line)
+        if isinstance(message, dict):
+            return message
+    return {}
+
+
+def _why_silent(status: int | None) -> str:
+    what = "The process that packs the weights ended without a result"
+    if status is None:
+        return f"{what}."
+    if status == -signal.SIGKILL:
+        return f"{what}: it was killed, as the kernel does when memory runs out."
+    if status < 0:
+        return f"{what}: it was ended by signal {-status}."
+    return f"{what}: its exit status is {status}, and the server's standard error says why."

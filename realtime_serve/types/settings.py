@@ -1,0 +1,246 @@
+"""The settings: one flat ServerConfig for people, and the parts of it that each layer reads."""
+
+from __future__ import annotations
+
+import sys
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from realtime_serve.errors import ConfigError
+from realtime_serve.types.memory_share import MemoryShare
+
+DTYPES = ("auto", "float32", "bfloat16", "q8", "q4")
+
+DType = Literal["auto", "float32", "bfloat16", "q8", "q4"]
+
+CPU_LEVELS = ("auto", "portable", "avx2", "avx512", "avx512_bf16", "amx")
+
+CPULevel = Literal["auto", "portable", "avx2", "avx512", "avx512_bf16", "amx"]
+
+NO_CACHE_DIR = "none"
+"""As cache_dir: keep nothing on disk."""
+
+MAX_QUEUE_DEPTH = 2**20
+"""The native queue's MAX_CAPACITY, repeated: configuring must not load native code."""
+
+MAX_RING_CAPACITY = 2**20
+"""The native ring's MAX_CAPACITY, repeated for the same reason."""
+
+_ACCEPTED: dict[Any, Any] = {
+    float: int | float,
+    float | None: int | float | None,
+    DType: object,  # their own check lists the values
+    CPULevel: object,
+}
+"""What passes for a field's annotation, where that is not the annotation itself."""
+
+
+def _check_types(config: BatchConfig | ModelConfig | ServerConfig) -> None:
+    annotations = typing.get_type_hints(type(config))
+    for each in fields(config):
+        value = getattr(config, each.name)
+        accepted = _ACCEPTED.get(annotations[each.name], annotations[each.name])
+        is_number = accepted is not bool  # True is an int to isinstance
+        if (is_number and isinstance(value, bool)) or not isinstance(value, accepted):
+            raise ConfigError(
+                f"{each.name} must be of type {each.type}, not {value!r}.", param=each.name
+            )
+        if isinstance(value, str):
+            _check_text(each.name, value)
+
+
+def _check_text(name: str, text: str) -> None:
+    """Refuse what an environment variable cannot hold: empty there means "not set"."""
+    if not text or "\0" in text:
+        raise ConfigError(
+            f"{name} must not be empty or contain NUL; leave it out for its default.", param=name
+        )
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value <= sys.float_info.max:  # false for nan, too
+        raise ConfigError(f"{name} must be greater than 0 and finite, not {value}.", param=name)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.", param=name)
+
+
+def _check_at_most(name: str, value: int, maximum: int) -> None:
+    if value > maximum:
+        raise ConfigError(f"{name} must be at most {maximum}, not {value}.", param=name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchConfig:
+    """Bounds of one engine's batch and of the queue before it.
+
+    Args:
+        max_num_seqs: Most sequences seated in the engine at once.
+        max_batch_tokens: Token budget of one step; a longer prompt is computed in chunks.
+        target_itl_ms: While sequences decode, a step takes no more prompt tokens than are
+            expected to keep it this short; None sets no such bound.
+        max_queue_depth: Most requests waiting for a seat; one more is refused with 503. At
+            most MAX_QUEUE_DEPTH.
+        ring_capacity: Tokens one stream may run ahead of its reader before its sequence
+            is paused. At most MAX_RING_CAPACITY.
+
+    Raises:
+        ConfigError: A value has the wrong type or is out of range; `param` names it.
+    """
+
+    max_num_seqs: int = 64
+    max_batch_tokens: int = 2048
+    target_itl_ms: float | None = 50.0
+    max_queue_depth: int = 1024
+    ring_capacity: int = 256
+
+    def __post_init__(self) -> None:
+        """Check the types and the ranges."""
+        _check_types(self)
+        for each in fields(self):
+            _check_positive(each.name, getattr(self, each.name))
+        _check_at_most("max_queue_depth", self.max_queue_depth, MAX_QUEUE_DEPTH)
+        _check_at_most("ring_capacity", self.ring_capacity, MAX_RING_CAPACITY)
+        if self.max_batch_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"max_batch_tokens ({self.max_batch_tokens}) must be at least max_num_seqs "
+                f"({self.max_num_seqs}), or a full batch cannot decode in one step.",
+                param="max_batch_tokens",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Which model to load, and how.
+
+    Args:
+        path: A GGUF file or a Hugging Face directory; None takes the default model.
+        name: Name under which it is served; None derives one from the path.
+        dtype: Arithmetic of the network; "auto" takes bfloat16 where the CPU has it.
+        cpu_level: Forces the instruction set of the native step; "auto" takes the best.
+        max_model_len: Longest prompt plus output in tokens; None takes the model's own.
+        kv_cache_bytes: Memory for the KV cache.
+        enable_prefix_caching: Whether prompts that begin alike share what was computed.
+        num_threads: Threads of one step; None takes the CPUs this process may use.
+        cache_dir: Where packed weights are kept; None takes realtime-serve in the user's
+            cache directory, NO_CACHE_DIR keeps none.
+
+    Raises:
+        ConfigError: A value has the wrong type or is out of range; `param` names it.
+    """
+
+    path: str | None = None
+    name: str | None = None
+    dtype: DType = "auto"
+    cpu_level: CPULevel = "auto"
+    max_model_len: int | None = None
+    kv_cache_bytes: int | MemoryShare = 512 * 1024 * 1024
+    enable_prefix_caching: bool = True
+    num_threads: int | None = None
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the types and the ranges."""
+        _check_types(self)
+        for name in ("max_model_len", "num_threads"):
+            _check_positive(name, getattr(self, name))
+        if not isinstance(self.kv_cache_bytes, MemoryShare):  # which checks itself
+            _check_positive("kv_cache_bytes", self.kv_cache_bytes)
+        _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("cpu_level", self.cpu_level, CPU_LEVELS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerConfig:
+    """Everything that can be configured, flat, as the TOML file spells it.
+
+    Args:
+        model: A GGUF file or a Hugging Face directory; None takes the default model.
+        served_model_name: Name in the API; None derives one from the path.
+        dtype: See ModelConfig.
+        cpu_level: See ModelConfig.
+        max_model_len: See ModelConfig.
+        kv_cache_bytes: See ModelConfig.
+        enable_prefix_caching: See ModelConfig.
+        num_threads: See ModelConfig.
+        cache_dir: See ModelConfig.
+        max_num_seqs: See BatchConfig.
+        max_batch_tokens: See BatchConfig.
+        target_itl_ms: See BatchConfig.
+        max_queue_depth: See BatchConfig.
+        ring_capacity: See BatchConfig.
+        max_body_bytes: Longest request body; more is refused with 413 before parsing.
+        keep_alive_s: A silent stream gets an SSE comment this often.
+        rate_limit_rpm: Requests a minute that one client may make; None is no limit.
+        rate_limit_burst: Requests a client may make at once; None is one minute's worth.
+            Only beside rate_limit_rpm.
+        host: Address to bind.
+        port: Port to bind.
+
+    Raises:
+        ConfigError: A value has the wrong type or is out of range; `param` names it.
+    """
+
+    model: str | None = None
+    served_model_name: str | None = None
+    dtype: DType = "auto"
+    cpu_level: CPULevel = "auto"
+    max_model_len: int | None = None
+    kv_cache_bytes: int | MemoryShare = 512 * 1024 * 1024
+    enable_prefix_caching: bool = True
+    num_threads: int | None = None
+    cache_dir: str | None = None
+    max_num_seqs: int = 64
+    max_batch_tokens: int = 2048
+    target_itl_ms: float | None = 50.0
+    max_queue_depth: int = 1024
+    ring_capacity: int = 256
+    max_body_bytes: int = 4 * 1024 * 1024
+    keep_alive_s: float = 15.0
+    rate_limit_rpm: float | None = None
+    rate_limit_burst: int | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+    def __post_init__(self) -> None:
+        """Check all types, and the ranges that the model's and the batch's types do not."""
+        _check_types(self)
+        self.model_config()
+        self.batch_config()
+        for name in ("max_body_bytes", "keep_alive_s", "rate_limit_rpm", "rate_limit_burst"):
+            _check_positive(name, getattr(self, name))
+        if self.rate_limit_burst is not None and self.rate_limit_rpm is None:
+            raise ConfigError(
+                "rate_limit_burst has no effect without rate_limit_rpm: set both or neither.",
+                param="rate_limit_burst",
+            )
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be between 0 and 65535, not {self.port}.", param="port")
+
+    def model_config(self) -> ModelConfig:
+        """The part that says which model to load."""
+        return ModelConfig(
+            path=self.model,
+            name=self.served_model_name,
+            dtype=self.dtype,
+            cpu_level=self.cpu_level,
+            max_model_len=self.max_model_len,
+            kv_cache_bytes=self.kv_cache_bytes,
+            enable_prefix_caching=self.enable_prefix_caching,
+            num_threads=self.num_threads,
+            cache_dir=self.cache_dir,
+        )
+
+    def batch_config(self) -> BatchConfig:
+        """The part that bounds the batch."""
+        return BatchConfig(
+            max_num_seqs=self.max_num_seqs,
+            max_batch_tokens=self.max_batch_tokens,
+            target_itl_ms=self.target_itl_ms,
+            max_queue_depth=self.max_queue_depth,
+            ring_capacity=self.ring_capacity,
+        )

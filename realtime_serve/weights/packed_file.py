@@ -1,0 +1,257 @@
+"""Packed weights in a file: written once, whole or not at all; mapped by whoever runs the model.
+
+    offset 0    prefix: magic, version, length of the header, checksum of the data
+                header: JSON; the key, and where each section is
+    page        section
+    page        section ...                                 each from a page's start on
+
+Whoever opens a file knows beforehand which sections it must have: they follow from the model's
+configuration. So a header is compared and never believed; whatever differs, a damaged file, an
+older version, another model, is simply not the file that is wanted. The prefix is written
+last: a file that was not finished has none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+VERSION = 1
+"""Raise it when the same model would be packed into other bytes."""
+
+PAGE_BYTES = 4096
+"""Sections start at multiples of it: more than any vector or cache line asks for."""
+
+MOVED_AT_ONCE = 64 * 2**20
+"""What `move_to_memory` has in memory twice."""
+
+_MAGIC = b"RTSPACK\n"
+_PREFIX = struct.Struct("<8sIIQ")
+"""Magic, version, length of the header, checksum of the data."""
+
+
+class PackedFileError(Exception):
+    """Not the packed file that is wanted; the message says why. Build it again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """One part of packed weights.
+
+    Args:
+        name: Its name.
+        format: What it holds: "f32", "bf16", "q8" or "q4" for a matrix or vector in the
+            kernels' layout; "f32", "bf16" or "Q8_0" for rows that are looked up.
+        shape: [outputs, inputs] of a matrix, [rows, values] of a table, [values] of a vector.
+        nbytes: Its size.
+    """
+
+    name: str
+    format: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSection:
+    """A section and its bytes.
+
+    Args:
+        format: As `Section.format`.
+        shape: As `Section.shape`.
+        data: Its bytes, at a multiple of 64 in memory, and no more of them.
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+PackedWeights: TypeAlias = Mapping[str, PackedSection]
+"""Packed weights by section; the memory is given back when nothing refers to it."""
+
+
+class PackedLayout:
+    """Where each section of a file is.
+
+    Args:
+        key: Which model this is, and how it is packed.
+        sections: All sections.
+    """
+
+    def __init__(self, key: str, sections: Sequence[Section]) -> None:
+        self._sections = sections
+        self.header = json.dumps(
+            {"key": key, "sections": [asdict(section) for section in sections]}
+        ).encode()
+        self.data_offset = _round_up(_PREFIX.size + len(self.header))
+        self.nbytes = self.data_offset + sum(_round_up(section.nbytes) for section in sections)
+
+    def sections(self, file: memoryview) -> dict[str, PackedSection]:
+        """The sections of a file in memory."""
+        return {
+            section.name: PackedSection(
+                section.format, section.shape, file[offset : offset + section.nbytes]
+            )
+            for section, offset in zip(self._sections, self._offsets(), strict=True)
+        }
+
+    def prefix(self, data_checksum: int) -> bytes:
+        """What a finished file begins with."""
+        return _PREFIX.pack(_MAGIC, VERSION, len(self.header), data_checksum) + self.header
+
+    def _offsets(self) -> Iterator[int]:
+        offset = self.data_offset
+        for section in self._sections:
+            yield offset
+            offset += _round_up(section.nbytes)
+
+
+def _round_up(nbytes: int) -> int:
+    return -(-nbytes // PAGE_BYTES) * PAGE_BYTES
+
+
+# --- writing ------------------------------------------------------------------
+
+
+class PackedWriter:
+    """Writes a packed file through memory that is mapped to it.
+
+    Args:
+        descriptor: An empty file, open for reading and writing. It remains the caller's.
+        layout: What goes where.
+
+    Raises:
+        OSError: There is no room for the file.
+
+    Attributes:
+        sections: The sections, to be filled; padding is zero.
+    """
+
+    def __init__(self, descriptor: int, layout: PackedLayout) -> None:
+        # Room is taken beforehand: a full disk would end a process that writes to mapped memory.
+        os.posix_fallocate(descriptor, 0, layout.nbytes)
+        self._descriptor = descriptor
+        self._layout = layout
+        self._map = mmap.mmap(descriptor, layout.nbytes)
+        self.sections: PackedWeights = layout.sections(memoryview(self._map))
+
+    def finish(self) -> None:
+        """Make it a packed file, and see it on the disk.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        data_checksum = checksum(memoryview(self._map)[self._layout.data_offset :])
+        prefix = self._layout.prefix(data_checksum)
+        self._map[: len(prefix)] = prefix
+        self._map.flush()
+        os.fsync(self._descriptor)
+
+
+# --- reading ------------------------------------------------------------------
+
+
+def open_packed(path: str | os.PathLike[str], layout: PackedLayout) -> PackedWeights:
+    """Map a packed file.
+
+    Args:
+        path: The file.
+        layout: What it has to hold.
+
+    Returns:
+        Its sections. All of it has been read and is in memory, as far as there is room.
+
+    Raises:
+        PackedFileError: It is missing, damaged, or not what is wanted.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise PackedFileError(f"it cannot be opened: {error.strerror}") from error
+    try:
+        return map_packed(descriptor, layout)
+    except OSError as error:
+        raise PackedFileError(f"it cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def map_packed(descriptor: int, layout: PackedLayout) -> PackedWeights:
+    """As `open_packed`, of an open file; may also raise OSError."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise PackedFileError("it is not a file")
+    if status.st_size != layout.nbytes:  # before mapping: memory past a file's end is deadly
+        raise PackedFileError(f"it has {status.st_size} bytes and not {layout.nbytes}")
+    return _checked(mmap.mmap(descriptor, layout.nbytes, prot=mmap.PROT_READ), layout)
+
+
+def move_to_memory(descriptor: int, layout: PackedLayout) -> PackedWeights:
+    """Move a packed file into this process's own memory, for where none can be kept.
+
+    Files in memory have small pages. A process's own memory can have large ones, and weights
+    are read from those a quarter faster.
+
+    Args:
+        descriptor: The file, open for reading and writing; it is empty afterwards.
+        layout: What it holds.
+
+    Returns:
+        Its sections.
+
+    Raises:
+        PackedFileError: It is not what is wanted.
+        OSError: It cannot be read.
+    """
+    memory = mmap.mmap(-1, layout.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel may have no large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    view = memoryview(memory)
+    # From its end on, and cut off after each piece: it is never in memory twice.
+    for start in reversed(range(0, layout.nbytes, MOVED_AT_ONCE)):
+        _read_fully(descriptor, view[start : start + MOVED_AT_ONCE], start)
+        os.ftruncate(descriptor, start)
+    return _checked(memory, layout)
+
+
+def _read_fully(descriptor: int, into: memoryview, offset: int) -> None:
+    while into:
+        count = os.preadv(descriptor, [into], offset)
+        if count == 0:
+            raise PackedFileError("it ends too early")
+        into, offset = into[count:], offset + count
+
+
+def _checked(file: mmap.mmap, layout: PackedLayout) -> PackedWeights:
+    view = memoryview(file)
+    prefix = layout.prefix(checksum(view[layout.data_offset :]))
+    if view[: len(prefix)] != prefix:
+        raise PackedFileError("its contents are damaged, or not those that are wanted")
+    return layout.sections(view)
+
+
+def checksum(data: memoryview) -> int:
+    """A checksum at the speed of memory: the 64-bit sum of each page, then a CRC of the sums.
+
+    It finds any changed word, and pages that were lost or swapped. Reading all of a file costs
+    what the first step would pay anyway.
+
+    Args:
+        data: Whole pages, at a page's start in memory.
+
+    Returns:
+        32 bits.
+    """
+    words = np.frombuffer(data, np.uint64).reshape(-1, PAGE_BYTES // 8)
+    return zlib.crc32(words.sum(axis=1, dtype=np.uint64).tobytes())

@@ -1,0 +1,67 @@
+"""The memory that is left, read from made-up machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from realtime_serve.engine.host_memory import free_memory_bytes
+
+MACHINE_FREE = 8 * 2**30
+
+
+def machine(root: Path, files: dict[str, str]) -> Path:
+    """Write a machine with 8 GiB left and some more files."""
+    meminfo = f"MemTotal:       99 kB\nMemAvailable:   {MACHINE_FREE // 1024} kB\n"
+    for name, text in {"proc/meminfo": meminfo, **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="ascii")
+    return root
+
+
+def group(folder: str, limit: str, usage: int) -> dict[str, str]:
+    """A version 2 group with 100 reclaimable bytes."""
+    return {
+        f"{folder}/memory.max": f"{limit}\n",
+        f"{folder}/memory.current": f"{usage}\n",
+        f"{folder}/memory.stat": "anon 7\ninactive_file 100\n",
+    }
+
+
+def test_without_control_groups_the_machines_memory_counts(tmp_path: Path) -> None:
+    assert free_memory_bytes(machine(tmp_path, {})) == MACHINE_FREE
+
+
+@pytest.mark.parametrize("folder", ["sys/fs/cgroup/a/b", "sys/fs/cgroup/a", "sys/fs/cgroup"])
+def test_a_limited_group_leaves_its_limit_less_what_is_used_and_not_reclaimable(
+    folder: str, tmp_path: Path
+) -> None:
+    files = {"proc/self/cgroup": "0::/a/b\n", **group(folder, "5000", 3000)}
+    assert free_memory_bytes(machine(tmp_path, files)) == 5000 - 3000 + 100
+
+
+def test_the_older_version_of_control_groups_is_read_too(tmp_path: Path) -> None:
+    folder = "sys/fs/cgroup/memory/job"
+    files = {
+        "proc/self/cgroup": "9:cpu:/x\n4:memory:/job\n0::/\n",
+        f"{folder}/memory.limit_in_bytes": "5000",
+        f"{folder}/memory.usage_in_bytes": "3000",
+        f"{folder}/memory.stat": "inactive_file 1\ntotal_inactive_file 200\n",
+    }
+    assert free_memory_bytes(machine(tmp_path, files)) == 5000 - 3000 + 200
+
+
+def test_a_group_without_a_limit_does_not_count(tmp_path: Path) -> None:
+    files = {"proc/self/cgroup": "0::/a\n", **group("sys/fs/cgroup/a", "max", 3000)}
+    assert free_memory_bytes(machine(tmp_path, files)) == MACHINE_FREE
+
+
+def test_a_group_above_its_limit_has_nothing_left(tmp_path: Path) -> None:
+    files = {"proc/self/cgroup": "0::/a\n", **group("sys/fs/cgroup/a", "5000", 6000)}
+    assert free_memory_bytes(machine(tmp_path, files)) == 0
+
+
+def test_this_machine_has_memory_left() -> None:
+    assert free_memory_bytes() > 0

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from realtime_serve._kernels import cpu_levels
+from realtime_serve.engine.runner import ScheduledRows
+from support.native_network import CONFIGS, Floats, NativeNetwork, round_weights
+from support.network import GREEDY
+from support.tiny_models import last_logits
+
+TOKENS = torch.randint(0, 211, (420,), generator=torch.Generator().manual_seed(1)).tolist()
+FORMATS = ["f32", "bf16", "q8", "q4"]
+
+each_level = pytest.mark.parametrize("level", cpu_levels())
+each_format = pytest.mark.parametrize("weight_format", FORMATS)
+
+
+def random_model(kind: str) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGS[kind], dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, 1.0 if "norm" in name else 0.0, 0.15)
+    evaluated: transformers.PreTrainedModel = model.eval()
+    return evaluated
+
+
+def assert_same_bits(actual: Floats, expected: Floats) -> None:
+    np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
+
+
+@each_level
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_float32_logits_equal_those_of_transformers(kind: str, level: str) -> None:
+    model = random_model(kind)
+    network = NativeNetwork(model, "f32", level)
+    for length in (1, 2, 16, 17, 33, 420):
+        expected = last_logits(model, TOKENS[:length]).numpy()
+        actual = network.last_logits(TOKENS[:length])
+        np.testing.assert_allclose(actual, expected, atol=2e-4, rtol=1e-4)
+
+
+@each_level
+@pytest.mark.parametrize(
+    ("weight_format", "least"), [("bf16", 0.9995), ("q8", 0.998), ("q4", 0.998)]
+)
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_with_rounded_weights_only_the_activations_differ_from_float32(
+    kind: str, weight_format: str, least: float, level: str
+) -> None:
+    model = random_model(kind)
+    network = NativeNetwork(model, weight_format, level)
+    round_weights(model, weight_format)
+    exact = last_logits(model, TOKENS).numpy()
+    rounded = network.last_logits(TOKENS)
+    cosine = exact @ rounded / np.linalg.norm(exact) / np.linalg.norm(rounded)
+    assert cosine > least
+
+
+@each_level
+@each_format
+@pytest.mark.parametrize("chunks", [[1] * 299, [299], [1, 16, 100], [256], [17, 32, 200]])
+def test_any_split_of_a_prompt_gives_the_same_bits(
+    chunks: Sequence[int], weight_format: str, level: str
+) -> None:
+    network = NativeNetwork(random_model("llama"), weight_format, level)
+    whole = network.last_logits(TOKENS[:300])
+    assert_same_bits(network.last_logits(TOKENS[:300], chunks), whole)
+
+
+@each_level
+@each_format
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_a_mixed_step_gives_each_sequence_the_bits_that_it_gets_alone(
+    num_threads: int, weight_format: str, level: str
+) -> None:
+    # Tokens of each sequence, and how many of them are left to the mixed step.
+    lengths = [(1, 1), (40, 1), (90, 20), (400, 1), (17, 17), (100, 1), (33, 2), (380, 1)]
+    model = random_model("llama, biases")
+    prompts = [TOKENS[-length:] for length, _ in lengths]
+    alone = NativeNetwork(model, weight_format, level)
+    expected = np.stack([alone.last_logits(prompt) for prompt in prompts])
+
+    network = NativeNetwork(model, weight_format, level, num_threads=num_threads)
+    mixed = []
+    for prompt, (length, num_rows) in zip(prompts, lengths, strict=True):
+        table = network.new_table(length)
+        if length > num_rows:
+            network.step(ScheduledRows(prompt[:-num_rows], 0, table, ()))
+        mixed.append(ScheduledRows(prompt[-num_rows:], length - num_rows, table, (GREEDY,)))
+    assert_same_bits(network.step(*mixed), expected)
+
+
+@each_level
+def test_several_rows_of_a_sequence_may_want_logits(level: str) -> None:
+    network = NativeNetwork(random_model("llama"), "f32", level)
+    expected = np.stack([network.last_logits(TOKENS[:length]) for length in (38, 39, 40)])
+    table = network.new_table(40)
+    assert_same_bits(
+        network.step(ScheduledRows(TOKENS[:40], 0, table, (GREEDY, GREEDY, GREEDY))), expected
+    )
+
+
+@each_level
+def test_a_copied_block_serves_as_the_first_one_did(level: str) -> None:
+    network = NativeNetwork(random_model("llama"), "bf16", level)
+    table = network.new_table(48)
+    expected = network.step(ScheduledRows(TOKENS[:40], 0, table, (GREEDY,)))
+    network.step(ScheduledRows(TOKENS[:39], 0, table, ()))
+    (copy,) = network.new_table(1)
+    network.transformer.copy_kv_block(table[1], copy)
+    moved = [table[0], copy, table[2]]
+    assert_same_bits(network.step(ScheduledRows(TOKENS[39:40], 39, moved, (GREEDY,))), expected)
