@@ -14,6 +14,7 @@ from realtime_serve.engine.checkpoint_fit import longest_sequence
 from realtime_serve.engine.native_runner import NativeRunner
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import ModelRunner
+from realtime_serve.engine.speculation import max_samples
 from realtime_serve.errors import ConfigError
 from realtime_serve.model_files import load_packed
 from realtime_serve.nn.llama_config import LlamaConfig
@@ -117,7 +118,7 @@ def _native_runner(
         level=level,
         num_threads=min(config.num_threads or pool.num_threads, pool.num_threads),
         max_rows=batch_config.max_batch_tokens,
-        max_outputs=batch_config.max_num_seqs,
+        max_outputs=max_samples(batch_config),
     )
     return NativeRunner(transformer, shape, "f32" if dtype == "float32" else "bf16")
 

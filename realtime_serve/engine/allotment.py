@@ -1,7 +1,8 @@
 """Which sequence gets which blocks: admission, growth, forks, and preemption when they run out.
 
 A sequence that takes its seat or comes back is admitted: it gets blocks for all the tokens it
-has, those that the prefix cache knows and new ones. Later it gets one at a time as it decodes.
+has, those that the prefix cache knows and new ones. Later it gets one at a time as it decodes,
+or guesses what it will decode.
 When there are none, somebody is preempted: sequences that are paused (they cannot use their
 blocks now), then running ones of lower rank, from the lowest class and the youngest up. One
 that is being admitted takes blocks only from the paused and from lower classes, and leaves one
@@ -113,6 +114,26 @@ class Allotment:
                 if self._make_room(num_new, sequence.rank):
                     last = sequence.block_table[-1]
                     sequence.block_table.extend(self._pool.allocate(num_new, after=last))
+
+    def grow_ahead(self, sequence: Sequence, num_tokens: int) -> int:
+        """Give a running sequence the blocks of tokens that are only guessed.
+
+        They come out of what admission leaves free as well, so that nobody is preempted for
+        them, now or later.
+
+        Args:
+            sequence: One whose blocks cover its tokens.
+            num_tokens: Guesses; with them, it has no more than it may ever compute.
+
+        Returns:
+            How many of them its blocks cover.
+        """
+        table = sequence.block_table
+        num_new = self._pool.blocks_for(sequence.num_tokens + num_tokens) - len(table)
+        if num_new > 0:
+            num_spare = max(0, self._pool.num_free - self._watermark())
+            table.extend(self._pool.allocate(min(num_new, num_spare), after=table[-1]))
+        return min(num_tokens, len(table) * self._pool.block_size - sequence.num_tokens)
 
     def fork(self, parent: Sequence, child: Sequence) -> None:
         """Let a waiting sequence go on from what its parent has computed of its tokens.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import TypeAlias
 
 from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
@@ -21,6 +22,7 @@ from realtime_serve.engine.runner import (
 )
 from realtime_serve.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
+from realtime_serve.engine.speculation import Speculation, accepted_run
 from realtime_serve.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -32,8 +34,8 @@ from realtime_serve.types import BatchConfig, FinishReason, InferenceRequest
 MIN_MODEL_LEN = 256
 """A KV cache that holds less than this, and less than the model's context, is a mistake."""
 
-StepResult: TypeAlias = SampledToken | EngineError | None
-"""What came of one sequence's work: a token, a failure, or nothing yet (a prompt's chunk)."""
+StepResult: TypeAlias = list[SampledToken] | EngineError
+"""What came of one sequence's work: its next tokens, none after a prompt's chunk; or a failure."""
 
 
 def random_seed() -> int:
@@ -45,13 +47,13 @@ class LLMEngine:
     """Continuous batching over one causal language model. One thread owns it.
 
     A failure of the model fails the requests that it is about, and nobody else: a step that
-    raises is computed again request by request, and those that raise alone end with an
-    EngineError whose `__cause__` is what was raised.
+    raises is computed again request by request, without guesses, and those that raise alone end
+    with an EngineError whose `__cause__` is what was raised.
 
     Args:
         runner: The network; the engine makes its KV cache.
         eos_token_ids: Tokens that end a sequence, unless its request ignores them.
-        batch: Seats and token budget.
+        batch: Seats, token budget and guesses.
         kv_cache_bytes: Most memory for keys and values.
         max_model_len: Longest prompt plus output in tokens, at most the model's own.
         enable_prefix_caching: Whether prompts that begin alike share what was computed.
@@ -90,12 +92,15 @@ class LLMEngine:
         self._runner: ModelRunner | None = runner
         self._pool = BlockPool(num_blocks, BLOCK_SIZE)
         self._prefix_cache = PrefixCache(self._pool) if enable_prefix_caching else None
+        num_speculative = batch.num_speculative_tokens
+        self._speculation = Speculation(num_speculative) if num_speculative > 0 else None
         self._scheduler = Scheduler(
             self._pool,
             max_num_seqs=batch.max_num_seqs,
             max_batch_tokens=batch.max_batch_tokens,
             prefix_cache=self._prefix_cache,
             prefill_budget=None if clock is None else _prefill_budget(batch),
+            speculation=self._speculation,
         )
         self._clock = clock
         self._num_added = 0
@@ -139,7 +144,7 @@ class LLMEngine:
         self._num_added += 1
 
     def step(self, now_s: float) -> StepOutput:
-        """Advance the seated requests by at most one token each.
+        """Advance the seated requests: by a token each, by a few if they were guessed right.
 
         Args:
             now_s: The instant, on the clock of the requests' deadlines.
@@ -156,7 +161,7 @@ class LLMEngine:
     def stats(self) -> EngineStats:
         """The figures of this instant."""
         num_by_status = self._scheduler.count_by_status()
-        cache = self._prefix_cache
+        cache, speculation = self._prefix_cache, self._speculation
         return EngineStats(
             max_model_len=self.max_model_len,
             num_waiting=num_by_status[SequenceStatus.WAITING],
@@ -170,6 +175,8 @@ class LLMEngine:
             prefix_cache_hits_total=0 if cache is None else cache.num_hit_tokens,
             prompt_tokens_total=self._num_prompt_tokens,
             generation_tokens_total=self._num_generated_tokens,
+            num_draft_tokens_total=0 if speculation is None else speculation.num_draft_tokens,
+            num_accepted_tokens_total=0 if speculation is None else speculation.num_accepted_tokens,
             steps_total=self._num_steps,
         )
 
@@ -225,18 +232,14 @@ class LLMEngine:
         try:
             return self._run(runner, scheduled)
         except Exception as cause:
-            if len(scheduled) == 1:
+            if len(scheduled) == 1 and not scheduled[0].draft_token_ids:
                 return [_failure(cause)]
-        return [result for work in scheduled for result in self._compute(runner, [work])]
+        alone = [work._replace(draft_token_ids=()) for work in scheduled]
+        return [result for work in alone for result in self._compute(runner, [work])]
 
     def _run(self, runner: ModelRunner, scheduled: list[ScheduledSequence]) -> list[StepResult]:
-        tokens = iter(runner.run([_rows(work) for work in scheduled]))
-        return [
-            (next(tokens) or EngineError("The model gave no finite logits for this request."))
-            if work.wants_logits
-            else None
-            for work in scheduled
-        ]
+        samples = iter(runner.run([_rows(work) for work in scheduled]))
+        return [_result(work, list(islice(samples, work.num_samples))) for work in scheduled]
 
     def _commit(
         self, scheduled: Iterable[ScheduledSequence], results: Iterable[StepResult]
@@ -247,20 +250,20 @@ class LLMEngine:
             match result:
                 case EngineError():
                     self._scheduler.finish(work.sequence, FinishReason.ERROR, result)
-                case SampledToken():
-                    self._scheduler.commit(work, result.token_id)
-                    self._push(work.sequence, result)
-                    updated.append(work.sequence.request.request_id)
-                case None:
-                    self._scheduler.commit(work, None)
+                case tokens:
+                    num_taken = self._scheduler.commit(work, [each.token_id for each in tokens])
+                    if num_taken > 0:
+                        self._push(work.sequence, tokens[:num_taken])
+                        updated.append(work.sequence.request.request_id)
         return updated
 
-    def _push(self, sequence: Sequence, token: SampledToken) -> None:
-        flags = _flags(sequence.finish_reason)
-        pushed = sequence.ring.push(token.token_id, logprob=token.logprob, flags=flags)
-        assert pushed, "a sequence is scheduled only if its ring has room"
-        self._num_generated_tokens += 1
-        if sequence.num_generated_tokens == 1:
+    def _push(self, sequence: Sequence, tokens: list[SampledToken]) -> None:
+        *before, last = tokens
+        for token in before:
+            _push(sequence, token, flags=0)
+        _push(sequence, last, flags=_flags(sequence.finish_reason))
+        self._num_generated_tokens += len(tokens)
+        if sequence.num_generated_tokens == len(tokens):
             self._num_prompt_tokens += sequence.num_prompt_tokens
 
     def _report(self, plan: SchedulerOutput, updated: list[str]) -> StepOutput:
@@ -271,7 +274,7 @@ class LLMEngine:
             started=tuple(_started(sequence) for sequence in plan.started),
             updated=tuple(updated),
             finished=tuple(_finished(sequence) for sequence in [*plan.dropped, *ended]),
-            num_scheduled_tokens=sum(work.num_tokens for work in plan.scheduled),
+            num_scheduled_tokens=sum(work.num_rows for work in plan.scheduled),
             stalled=not scheduled and self.num_sequences > 0,
         )
 
@@ -281,22 +284,36 @@ class LLMEngine:
 
 def _rows(work: ScheduledSequence) -> ScheduledRows:
     sequence = work.sequence
-    start = sequence.num_computed_tokens
+    start, output_index = sequence.num_computed_tokens, sequence.num_generated_tokens
+    token_ids = sequence.token_ids[start : start + work.num_tokens]
+    token_ids.extend(work.draft_token_ids)
     return ScheduledRows(
-        token_ids=sequence.token_ids[start : start + work.num_tokens],
+        token_ids=token_ids,
         start_position=start,
         block_table=sequence.block_table,
-        samples=(_sampling_row(sequence),) if work.wants_logits else (),
+        samples=[_sampling_row(sequence, output_index + i) for i in range(work.num_samples)],
     )
 
 
-def _sampling_row(sequence: Sequence) -> SamplingRow:
+def _sampling_row(sequence: Sequence, output_index: int) -> SamplingRow:
     return SamplingRow(
         params=sequence.request.sampling,
         seed=sequence.seed,
-        output_index=sequence.num_generated_tokens,
-        banned_token_ids=sequence.banned_token_ids,
+        output_index=output_index,
+        banned_token_ids=sequence.banned_token_ids(output_index),
     )
+
+
+def _result(work: ScheduledSequence, samples: list[SampledToken | None]) -> StepResult:
+    tokens = accepted_run(work.draft_token_ids, samples)
+    if work.wants_logits and not tokens:
+        return EngineError("The model gave no finite logits for this request.")
+    return tokens
+
+
+def _push(sequence: Sequence, token: SampledToken, flags: int) -> None:
+    pushed = sequence.ring.push(token.token_id, logprob=token.logprob, flags=flags)
+    assert pushed, "a sequence is scheduled only if its ring has room"
 
 
 def _failure(cause: Exception) -> EngineError:

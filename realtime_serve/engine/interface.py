@@ -53,9 +53,9 @@ class StepOutput:
 
     Args:
         started: The requests that were scheduled for the first time.
-        updated: Ids of the requests whose ring got a record.
+        updated: Ids of the requests whose ring got records.
         finished: Requests that ended, each exactly once in the engine's life.
-        num_scheduled_tokens: Tokens computed in this step.
+        num_scheduled_tokens: Tokens computed in this step, guesses included.
         stalled: Requests are seated, but none of them can move before a reader makes room
             in a full ring, or somebody cancels, or a request is added.
     """
@@ -84,6 +84,8 @@ class EngineStats:
         prefix_cache_hits_total: How many of them the prefix cache had.
         prompt_tokens_total: Prompt tokens of all requests that got their first token.
         generation_tokens_total: Tokens generated so far.
+        num_draft_tokens_total: Tokens guessed ahead so far.
+        num_accepted_tokens_total: How many of them were right.
         steps_total: Steps so far that computed something.
     """
 
@@ -99,6 +101,8 @@ class EngineStats:
     prefix_cache_hits_total: int
     prompt_tokens_total: int
     generation_tokens_total: int
+    num_draft_tokens_total: int
+    num_accepted_tokens_total: int
     steps_total: int
 
 
@@ -129,7 +133,7 @@ class Engine(Protocol):
         ...
 
     def step(self, now_s: float) -> StepOutput:
-        """Advance the seated requests by at most one token each.
+        """Advance the seated requests: by a token each, by a few if they were guessed right.
 
         Args:
             now_s: The instant, on the clock of the requests' deadlines.

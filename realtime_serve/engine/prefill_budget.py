@@ -4,7 +4,7 @@ Every sequence in a step gets its token when the whole step is done, so a prompt
 makes all others wait. How long depends on machine, model and context, and is learnt from the
 durations of recent steps:
 
-    duration = base(decoding sequences) + cost per prompt token * prompt tokens
+    duration = base(rows of decoding sequences) + cost per prompt token * prompt tokens
 
 The base is learnt from steps without prompts; the cost per prompt token is what remains of
 steps with them. Where the base is wrong, the error goes into the cost per token and the next
@@ -66,7 +66,7 @@ class PrefillBudget:
         """Learn from a step.
 
         Args:
-            num_decoding: Sequences that got one token for one.
+            num_decoding: Rows of decoding sequences: one each, and one for each guess.
             num_prompt_tokens: Tokens of the others.
             duration_s: How long computing it took.
         """

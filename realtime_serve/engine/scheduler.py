@@ -12,6 +12,10 @@ token budget, and each decoding sequence needs one token. So all of them always 
 whenever a sequence has a prompt to compute, there is at least one token left for it:
 neither can starve the other. While some decode, PrefillBudget may leave the others less than
 the whole budget, but never nothing. Who gets blocks is the Allotment's business.
+
+A step in which a few sequences decode and nothing else happens has room for guesses of what
+comes next (Speculation). They use what is left over: blocks that nobody waits for, room in the
+ring, tokens of the budget. If that is not enough, there are fewer guesses.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Iterable
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
@@ -29,6 +34,7 @@ from realtime_serve.engine.kv_cache import BlockPool
 from realtime_serve.engine.prefill_budget import PrefillBudget
 from realtime_serve.engine.prefix_cache import PrefixCache
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
+from realtime_serve.engine.speculation import Speculation
 from realtime_serve.errors import ServeError
 from realtime_serve.types import FinishReason
 
@@ -46,11 +52,24 @@ class ScheduledSequence(NamedTuple):
         sequence: Which one.
         num_tokens: How many of its pending tokens.
         wants_logits: Whether they are all of them, so that the next token can be chosen.
+        draft_token_ids: Guesses of what comes after them, to be verified; if there are some,
+            its logits are wanted.
     """
 
     sequence: Sequence
     num_tokens: int
     wants_logits: bool
+    draft_token_ids: Tokens[int] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Tokens to compute, guesses included."""
+        return self.num_tokens + len(self.draft_token_ids)
+
+    @property
+    def num_samples(self) -> int:
+        """Tokens to choose: after the last of its own tokens and after each guess."""
+        return self.wants_logits + len(self.draft_token_ids)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +79,7 @@ class SchedulerOutput:
     Args:
         scheduled: What to compute.
         num_decoding: How many of them were one token behind.
+        num_draft_tokens: Guesses for these.
         num_prompt_tokens: Tokens of the others.
         block_copies: Blocks to copy before computing it, one after the other.
         started: Sequences that are scheduled for the first time.
@@ -68,6 +88,7 @@ class SchedulerOutput:
 
     scheduled: list[ScheduledSequence]
     num_decoding: int
+    num_draft_tokens: int
     num_prompt_tokens: int
     block_copies: list[BlockCopy]
     started: list[Sequence]
@@ -100,6 +121,7 @@ class Scheduler:
         max_batch_tokens: Token budget of a step; at least max_num_seqs.
         prefix_cache: Knows the pool's contents; None if sequences share nothing.
         prefill_budget: Bounds prompts while others decode; None if nothing does.
+        speculation: Guesses tokens ahead; None if nobody does.
     """
 
     def __init__(
@@ -110,6 +132,7 @@ class Scheduler:
         max_batch_tokens: int,
         prefix_cache: PrefixCache | None = None,
         prefill_budget: PrefillBudget | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         assert max_batch_tokens >= max_num_seqs
         self._pool = pool
@@ -117,6 +140,7 @@ class Scheduler:
         self._max_batch_tokens = max_batch_tokens
         self._prefix_cache = prefix_cache
         self._prefill_budget = prefill_budget
+        self._speculation = speculation
         self._seated: list[Sequence] = []  # best rank first
         self._allotment = Allotment(pool, prefix_cache, self._seated)
         self._earliest_deadline_s = math.inf
@@ -178,9 +202,12 @@ class Scheduler:
         self._pause_or_resume()
         self._allotment.grow()
         catching_up, decoding = self._share_budget()
+        if self._speculation is not None and not catching_up.scheduled:
+            decoding = self._add_drafts(self._speculation, decoding)
         return SchedulerOutput(
             scheduled=catching_up.scheduled + decoding,
             num_decoding=len(decoding),
+            num_draft_tokens=sum(len(work.draft_token_ids) for work in decoding),
             num_prompt_tokens=sum(work.num_tokens for work in catching_up.scheduled),
             block_copies=self._allotment.take_copies(),
             started=catching_up.started,
@@ -190,29 +217,31 @@ class Scheduler:
     def observe(self, step: SchedulerOutput, duration_s: float) -> None:
         """Learn how long computing a step took."""
         if self._prefill_budget is not None:
-            self._prefill_budget.observe(step.num_decoding, step.num_prompt_tokens, duration_s)
+            num_decoding = step.num_decoding + step.num_draft_tokens  # their rows cost the same
+            self._prefill_budget.observe(num_decoding, step.num_prompt_tokens, duration_s)
 
-    def commit(self, work: ScheduledSequence, token_id: int | None) -> None:
+    def commit(self, work: ScheduledSequence, token_ids: Tokens[int]) -> int:
         """Record that scheduled work was computed; finishes the sequence if that ends it.
 
         Args:
             work: What was computed.
-            token_id: The next token, if its logits were wanted.
+            token_ids: The next tokens: if its logits were wanted, one more than guesses were
+                right; none otherwise.
+
+        Returns:
+            How many of them the sequence has taken: it may end before the last.
         """
-        sequence, num_tokens, wants_logits = work
-        assert (token_id is not None) == wants_logits
-        num_computed = sequence.num_computed_tokens + num_tokens
-        sequence.num_computed_tokens = num_computed
-        if (
-            self._prefix_cache is not None
-            and num_computed // self._pool.block_size > sequence.num_committed_blocks
-        ):
-            self._prefix_cache.commit(sequence)
-        if token_id is None:
-            return
-        reason = sequence.append(token_id)
+        sequence = work.sequence
+        assert work.wants_logits == (len(token_ids) > 0)
+        num_taken, reason = _append(sequence, token_ids)
+        num_accepted = max(0, num_taken - 1)
+        sequence.num_computed_tokens += work.num_tokens + num_accepted
+        if self._speculation is not None and work.draft_token_ids:
+            self._speculation.observe(sequence, len(work.draft_token_ids), num_accepted)
+        self._keep_full_blocks(sequence)
         if reason is not None:
             self.finish(sequence, reason)
+        return num_taken
 
     def finish(
         self, sequence: Sequence, reason: FinishReason, error: ServeError | None = None
@@ -227,6 +256,8 @@ class Scheduler:
         if reason is FinishReason.ERROR:
             self._allotment.forget(sequence)
         self._allotment.release(sequence)
+        if self._speculation is not None:
+            self._speculation.end(sequence)
         sequence.enter(SequenceStatus.FINISHED)
         sequence.finish_reason = reason
         sequence.error = error
@@ -304,6 +335,41 @@ class Scheduler:
             if self._can_compute(sequence):
                 catching_up.add(sequence)
 
+    def _add_drafts(
+        self, speculation: Speculation, decoding: Iterable[ScheduledSequence]
+    ) -> list[ScheduledSequence]:
+        """Give decoding sequences guesses, if they are few."""
+        decoding = list(decoding)
+        max_tokens = speculation.max_tokens_each(len(decoding), self._max_batch_tokens)
+        if max_tokens == 0:
+            return decoding
+        return [
+            work._replace(draft_token_ids=self._draft(speculation, work.sequence, max_tokens))
+            for work in decoding
+        ]
+
+    def _draft(self, speculation: Speculation, sequence: Sequence, max_tokens: int) -> Tokens[int]:
+        """A sequence's guesses, as many as its ring, its limits and the free blocks allow."""
+        max_tokens = min(
+            max_tokens,
+            sequence.ring.free_space() - 1,  # all of them and the token after may be right
+            sequence.max_computed_tokens - sequence.num_tokens,
+        )
+        if max_tokens <= 0:
+            return ()
+        draft_token_ids = speculation.propose(sequence, max_tokens)
+        num_fitting = self._allotment.grow_ahead(sequence, len(draft_token_ids))
+        return draft_token_ids[:num_fitting]
+
+    # --- the steps of commit() ------------------------------------------------
+
+    def _keep_full_blocks(self, sequence: Sequence) -> None:
+        num_full = sequence.num_computed_tokens // self._pool.block_size
+        if self._prefix_cache is not None and num_full > sequence.num_committed_blocks:
+            self._prefix_cache.commit(sequence)
+
+    # --------------------------------------------------------------------------
+
     def _can_compute(self, sequence: Sequence) -> bool:
         """Whether it is running and its blocks cover its tokens."""
         return sequence.status is SequenceStatus.RUNNING and len(
@@ -320,6 +386,17 @@ class Scheduler:
             assert sequence.num_pending_tokens >= 1
             assert _deadline(sequence) >= self._earliest_deadline_s
         self._allotment.check_integrity()
+        if self._speculation is not None:
+            self._speculation.check_integrity(self._seated)
+
+
+def _append(sequence: Sequence, token_ids: Tokens[int]) -> tuple[int, FinishReason | None]:
+    """Append tokens up to one that ends the sequence; how many, and why it ends if it does."""
+    for num_taken, token_id in enumerate(token_ids, start=1):
+        reason = sequence.append(token_id)
+        if reason is not None:
+            return num_taken, reason
+    return len(token_ids), None
 
 
 def _deadline(sequence: Sequence) -> float:

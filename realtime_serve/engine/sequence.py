@@ -163,10 +163,9 @@ class Sequence:
         """Whether it is running or paused."""
         return self.status is SequenceStatus.RUNNING or self.status is SequenceStatus.PAUSED
 
-    @property
-    def banned_token_ids(self) -> frozenset[int]:
-        """Tokens that may not come next: the stop tokens, until min_tokens are there."""
-        if self.num_generated_tokens < self.request.sampling.min_tokens:
+    def banned_token_ids(self, output_index: int) -> frozenset[int]:
+        """Tokens that may not be output at that place: the stop tokens, up to min_tokens."""
+        if output_index < self.request.sampling.min_tokens:
             return self.stop_token_ids
         return NO_TOKENS
 
@@ -179,7 +178,7 @@ class Sequence:
         """Take the next token.
 
         Args:
-            token_id: The token; not one of `banned_token_ids`.
+            token_id: The token; not one of its place's `banned_token_ids`.
 
         Returns:
             Why the sequence ends with it, or None if it goes on.

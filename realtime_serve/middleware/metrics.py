@@ -55,6 +55,16 @@ HISTOGRAMS = {
 }
 
 
+ENGINE_COUNTERS = {
+    "preemptions_total": ("num_preemptions", "Sequences whose KV blocks were taken."),
+    "prefix_cache_queries_total": ("prefix_cache_queries", "Tokens looked up in the prefix cache."),
+    "prefix_cache_hits_total": ("prefix_cache_hits", "Tokens that the prefix cache had."),
+    "num_draft_tokens_total": ("spec_decode_num_draft_tokens", "Tokens guessed ahead."),
+    "num_accepted_tokens_total": ("spec_decode_num_accepted_tokens", "Guesses that were right."),
+}
+"""By the field of EngineStats that has the figure."""
+
+
 class _Histogram:
     """Counts by bucket, the last one open, and their sum."""
 
@@ -189,15 +199,10 @@ class MetricsCollector(Middleware, Collector):
         kv_usage = GaugeMetricFamily(
             "vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", labels=LABELS
         )
-        preemptions = CounterMetricFamily(
-            "vllm:num_preemptions", "Sequences whose KV blocks were taken.", labels=LABELS
-        )
-        queries = CounterMetricFamily(
-            "vllm:prefix_cache_queries", "Tokens looked up in the prefix cache.", labels=LABELS
-        )
-        hits = CounterMetricFamily(
-            "vllm:prefix_cache_hits", "Tokens that the prefix cache had.", labels=LABELS
-        )
+        counters = {
+            attribute: CounterMetricFamily(f"vllm:{name}", help_text, labels=LABELS)
+            for attribute, (name, help_text) in ENGINE_COUNTERS.items()
+        }
         for model in self._models():
             labels = (model.name, ENGINE)
             waiting.add_metric(labels, model.num_waiting)
@@ -205,10 +210,9 @@ class MetricsCollector(Middleware, Collector):
             stats = model.stats
             if stats is not None:
                 kv_usage.add_metric(labels, stats.kv_blocks_used / max(1, stats.kv_blocks_total))
-                preemptions.add_metric(labels, stats.preemptions_total)
-                queries.add_metric(labels, stats.prefix_cache_queries_total)
-                hits.add_metric(labels, stats.prefix_cache_hits_total)
-        yield from (running, waiting, kv_usage, preemptions, queries, hits)
+                for attribute, family in counters.items():
+                    family.add_metric(labels, getattr(stats, attribute))
+        yield from (running, waiting, kv_usage, *counters.values())
 
     def _counters(self) -> Iterator[Metric]:
         prompt = CounterMetricFamily("vllm:prompt_tokens", "Prompt tokens.", labels=LABELS)

@@ -28,6 +28,9 @@ MAX_QUEUE_DEPTH = 2**20
 MAX_RING_CAPACITY = 2**20
 """The native ring's MAX_CAPACITY, repeated for the same reason."""
 
+MAX_SPECULATIVE_TOKENS = 15
+"""With its last token before them, one sequence then has the 16 rows that are nearly free."""
+
 _ACCEPTED: dict[Any, Any] = {
     float: int | float,
     float | None: int | float | None,
@@ -64,6 +67,11 @@ def _check_positive(name: str, value: float | None) -> None:
         raise ConfigError(f"{name} must be greater than 0 and finite, not {value}.", param=name)
 
 
+def _check_not_negative(name: str, value: int) -> None:
+    if value < 0:
+        raise ConfigError(f"{name} must be at least 0, not {value}.", param=name)
+
+
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.", param=name)
@@ -83,6 +91,8 @@ class BatchConfig:
         max_batch_tokens: Token budget of one step; a longer prompt is computed in chunks.
         target_itl_ms: While sequences decode, a step takes no more prompt tokens than are
             expected to keep it this short; None sets no such bound.
+        num_speculative_tokens: Most tokens to guess ahead of one sequence in a step, while few
+            decode; 0 guesses none. At most MAX_SPECULATIVE_TOKENS.
         max_queue_depth: Most requests waiting for a seat; one more is refused with 503. At
             most MAX_QUEUE_DEPTH.
         ring_capacity: Tokens one stream may run ahead of its reader before its sequence
@@ -95,6 +105,7 @@ class BatchConfig:
     max_num_seqs: int = 64
     max_batch_tokens: int = 2048
     target_itl_ms: float | None = 50.0
+    num_speculative_tokens: int = 8
     max_queue_depth: int = 1024
     ring_capacity: int = 256
 
@@ -102,7 +113,12 @@ class BatchConfig:
         """Check the types and the ranges."""
         _check_types(self)
         for each in fields(self):
-            _check_positive(each.name, getattr(self, each.name))
+            if each.name != "num_speculative_tokens":
+                _check_positive(each.name, getattr(self, each.name))
+        _check_not_negative("num_speculative_tokens", self.num_speculative_tokens)
+        _check_at_most(
+            "num_speculative_tokens", self.num_speculative_tokens, MAX_SPECULATIVE_TOKENS
+        )
         _check_at_most("max_queue_depth", self.max_queue_depth, MAX_QUEUE_DEPTH)
         _check_at_most("ring_capacity", self.ring_capacity, MAX_RING_CAPACITY)
         if self.max_batch_tokens < self.max_num_seqs:
@@ -171,6 +187,7 @@ class ServerConfig:
         max_num_seqs: See BatchConfig.
         max_batch_tokens: See BatchConfig.
         target_itl_ms: See BatchConfig.
+        num_speculative_tokens: See BatchConfig.
         max_queue_depth: See BatchConfig.
         ring_capacity: See BatchConfig.
         max_body_bytes: Longest request body; more is refused with 413 before parsing.
@@ -197,6 +214,7 @@ class ServerConfig:
     max_num_seqs: int = 64
     max_batch_tokens: int = 2048
     target_itl_ms: float | None = 50.0
+    num_speculative_tokens: int = 8
     max_queue_depth: int = 1024
     ring_capacity: int = 256
     max_body_bytes: int = 4 * 1024 * 1024
@@ -241,6 +259,7 @@ class ServerConfig:
             max_num_seqs=self.max_num_seqs,
             max_batch_tokens=self.max_batch_tokens,
             target_itl_ms=self.target_itl_ms,
+            num_speculative_tokens=self.num_speculative_tokens,
             max_queue_depth=self.max_queue_depth,
             ring_capacity=self.ring_capacity,
         )

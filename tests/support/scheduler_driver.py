@@ -1,12 +1,13 @@
 """A scheduler, and what an engine does around it; blocks have 4 tokens.
 
-There is no model: a sequence whose pending tokens are all computed gets token 1. There is a
-memory, though. Each slot holds the hash of the whole history up to the token that was computed
+There is no model: a sequence whose pending tokens are all computed gets token 1, or what
+`next_token` makes of the hash of its history. There is a memory, though. Each slot holds the hash of the whole history up to the token that was computed
 there, so a step that reads a block which holds anything else, however it came about, fails.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
 
 import pytest
@@ -16,7 +17,9 @@ from realtime_serve.engine.kv_cache import BlockPool
 from realtime_serve.engine.prefill_budget import PrefillBudget
 from realtime_serve.engine.prefix_cache import PrefixCache
 from realtime_serve.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
+from realtime_serve.engine.runner import SampledToken
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
+from realtime_serve.engine.speculation import Speculation, accepted_run
 from realtime_serve.types import InferenceRequest, RequestPriority, SamplingParams
 
 BLOCK_SIZE = 4
@@ -32,6 +35,8 @@ class SchedulerDriver:
         max_num_seqs: int = 8,
         max_batch_tokens: int = 64,
         prefill_budget: PrefillBudget | None = None,
+        speculation: Speculation | None = None,
+        next_token: Callable[[int], int] = lambda _: 1,
     ) -> None:
         self.pool = BlockPool(num_blocks, BLOCK_SIZE)
         self.prefix_cache = PrefixCache(self.pool)
@@ -41,8 +46,10 @@ class SchedulerDriver:
             max_batch_tokens=max_batch_tokens,
             prefix_cache=self.prefix_cache,
             prefill_budget=prefill_budget,
+            speculation=speculation,
         )
         self.max_batch_tokens = max_batch_tokens
+        self.next_token = next_token
         self.added: list[Sequence] = []
         self.started: list[Sequence] = []
         self.memory: dict[tuple[int, int], int | None] = {}
@@ -109,7 +116,7 @@ class SchedulerDriver:
     def step(self, now_s: float = 0.0) -> SchedulerOutput:
         plan = self.scheduler.schedule(now_s)
         self.scheduler.check_integrity()
-        assert sum(work.num_tokens for work in plan.scheduled) <= self.max_batch_tokens
+        assert sum(work.num_rows for work in plan.scheduled) <= self.max_batch_tokens
         assert len({id(work.sequence) for work in plan.scheduled}) == len(plan.scheduled)
         self.started += plan.started
         assert len(set(self.started)) == len(self.started), "a sequence starts once"
@@ -118,38 +125,46 @@ class SchedulerDriver:
                 self.memory[destination, offset] = self.memory.get((source, offset))
         for work in plan.scheduled:
             assert 1 <= work.num_tokens <= work.sequence.num_pending_tokens
-            assert work.sequence.ring.free_space() >= 1
+            assert work.sequence.ring.free_space() >= work.num_samples
             self.write(work)
         for work in plan.scheduled:
             self.read_back(work)
         for work in plan.scheduled:
-            self.scheduler.commit(work, 1 if work.wants_logits else None)
-            if work.wants_logits:
-                assert work.sequence.ring.push(1)
+            self.commit(work)
         self.scheduler.check_integrity()
         return plan
 
     def write(self, work: ScheduledSequence) -> None:
         """Do the step's work on the memory."""
-        sequence, num_tokens, _ = work
-        history = self.history(sequence)
-        first = sequence.num_computed_tokens
-        for position in range(first, first + num_tokens):
-            self.memory[slot_of(sequence, position)] = history[position]
+        history = self.history_with_drafts(work)
+        first = work.sequence.num_computed_tokens
+        for position in range(first, first + work.num_rows):
+            self.memory[slot_of(work.sequence, position)] = history[position]
 
     def read_back(self, work: ScheduledSequence) -> None:
         """Check that the sequence's blocks hold its own history, all writes being done."""
-        sequence, num_tokens, _ = work
-        history = self.history(sequence)
-        for position in range(sequence.num_computed_tokens + num_tokens):
-            found = self.memory[slot_of(sequence, position)]
+        history = self.history_with_drafts(work)
+        for position in range(work.sequence.num_computed_tokens + work.num_rows):
+            found = self.memory[slot_of(work.sequence, position)]
             assert found == history[position], f"position {position} holds something else"
+
+    def commit(self, work: ScheduledSequence) -> None:
+        """Choose the tokens after the rows that want it, and hand them over."""
+        history = self.history_with_drafts(work)[-work.num_samples :] if work.wants_logits else []
+        samples = [SampledToken(self.next_token(each), 0.0) for each in history]
+        token_ids = [token.token_id for token in accepted_run(work.draft_token_ids, samples)]
+        for token_id in token_ids[: self.scheduler.commit(work, token_ids)]:
+            assert work.sequence.ring.push(token_id)
+
+    def history_with_drafts(self, work: ScheduledSequence) -> list[int]:
+        """The history that it has if its guesses are right."""
+        hashes = self.history(work.sequence)[: work.sequence.num_computed_tokens + work.num_tokens]
+        return _extended(hashes, work.draft_token_ids)
 
     def history(self, sequence: Sequence) -> list[int]:
         """A hash for each of its tokens, of that token and all before it."""
         hashes = self.histories.setdefault(sequence, [])
-        for token_id in sequence.token_ids[len(hashes) :]:
-            hashes.append(hash((hashes[-1] if hashes else None, token_id)))
+        hashes[:] = _extended(hashes, sequence.token_ids[len(hashes) :])
         return hashes
 
     def steps_until(self, sequence: Sequence, status: SequenceStatus, limit: int = 200) -> None:
@@ -158,6 +173,13 @@ class SchedulerDriver:
                 return
             self.step()
         pytest.fail(f"still {sequence.status} after {limit} steps")
+
+
+def _extended(hashes: list[int], token_ids: Tokens[int]) -> list[int]:
+    extended = list(hashes)
+    for token_id in token_ids:
+        extended.append(hash((extended[-1] if extended else None, token_id)))
+    return extended
 
 
 def slot_of(sequence: Sequence, position: int) -> tuple[int, int]:
