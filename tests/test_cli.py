@@ -16,6 +16,7 @@ from realtime_serve.types import (
     DTYPES,
     MAX_QUEUE_DEPTH,
     MAX_RING_CAPACITY,
+    MAX_SPECULATIVE_TOKENS,
     MemoryShare,
     ServerConfig,
 )
@@ -44,6 +45,7 @@ def server_configs(draw: st.DrawFn) -> ServerConfig:
         max_num_seqs=max_num_seqs,
         max_batch_tokens=max_num_seqs + draw(st.integers(0, 100)),
         target_itl_ms=draw(st.none() | FRACTIONS),
+        num_speculative_tokens=draw(st.integers(0, MAX_SPECULATIVE_TOKENS)),
         max_queue_depth=draw(st.integers(1, MAX_QUEUE_DEPTH)),
         ring_capacity=draw(st.integers(1, MAX_RING_CAPACITY)),
         max_body_bytes=draw(COUNTS),

@@ -13,6 +13,7 @@ from realtime_serve.errors import ConfigError, InvalidRequestError
 from realtime_serve.types import (
     MAX_QUEUE_DEPTH,
     MAX_RING_CAPACITY,
+    MAX_SPECULATIVE_TOKENS,
     BatchConfig,
     MemoryShare,
     ModelConfig,
@@ -106,6 +107,12 @@ def test_the_target_between_tokens_may_be_unset_but_is_otherwise_positive(kind: 
         assert refused_field(kind, target_itl_ms=value) == "target_itl_ms"
 
 
+@pytest.mark.parametrize("kind", [BatchConfig, ServerConfig])
+def test_guessing_can_be_turned_off_but_not_be_negative(kind: type[Any]) -> None:
+    assert kind(num_speculative_tokens=0).num_speculative_tokens == 0
+    assert refused_field(kind, num_speculative_tokens=-1) == "num_speculative_tokens"
+
+
 @pytest.mark.parametrize("kind", [ModelConfig, ServerConfig])
 @pytest.mark.parametrize(("name", "value"), [("dtype", "int3"), ("cpu_level", "sse2")])
 def test_a_choice_is_one_of_the_list(kind: type[Any], name: str, value: str) -> None:
@@ -138,11 +145,13 @@ def test_a_port_fits_sixteen_bits(port: int) -> None:
 @pytest.mark.parametrize("kind", [BatchConfig, ServerConfig])
 @pytest.mark.parametrize(
     ("name", "maximum"),
-    [("max_queue_depth", MAX_QUEUE_DEPTH), ("ring_capacity", MAX_RING_CAPACITY)],
+    [
+        ("max_queue_depth", MAX_QUEUE_DEPTH),
+        ("ring_capacity", MAX_RING_CAPACITY),
+        ("num_speculative_tokens", MAX_SPECULATIVE_TOKENS),
+    ],
 )
-def test_the_native_limits_are_reached_but_not_passed(
-    kind: type[Any], name: str, maximum: int
-) -> None:
+def test_limits_are_reached_but_not_passed(kind: type[Any], name: str, maximum: int) -> None:
     assert getattr(kind(**{name: maximum}), name) == maximum
     with pytest.raises(ConfigError, match=f"{name} must be at most {maximum}") as caught:
         kind(**{name: maximum + 1})
@@ -171,6 +180,7 @@ def test_every_setting_reaches_the_part_that_reads_it() -> None:
         "max_num_seqs": 2,
         "max_batch_tokens": 5,
         "target_itl_ms": None,
+        "num_speculative_tokens": 3,
         "max_queue_depth": 4,
         "ring_capacity": 8,
     }

@@ -2,7 +2,8 @@
 
 Requests of all classes arrive, are cancelled and expire; readers are quick, slow and
 asleep; the pool holds one long sequence, so that sequences are preempted all the time; some
-prompts begin alike; and steps take any time, so that chunks have any size.
+prompts begin alike; steps take any time, so that chunks have any size; and tokens are guessed
+ahead, some of them right.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from realtime_serve.types import (
     RequestPriority,
     SamplingParams,
 )
-from support.stub_model import VOCAB_SIZE, HistoryModel, expected_tokens
+from support.stub_model import VOCAB_SIZE, EchoModel, HistoryModel, expected_tokens
 
 MAX_MODEL_LEN = 64
 EOS_TOKEN_IDS = frozenset({11, 12})
@@ -60,7 +61,7 @@ class History:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.model = HistoryModel(MAX_MODEL_LEN)
+        self.model = self.random.choice([HistoryModel, EchoModel])(MAX_MODEL_LEN)
         num_blocks = self.random.choice([4, 5, 7, 40])
         self.engine = LLMEngine(
             TorchRunner(self.model),
@@ -69,6 +70,7 @@ class History:
                 max_num_seqs=6,
                 max_batch_tokens=self.random.choice([6, 7, 16, 64]),
                 target_itl_ms=TARGET_ITL_MS,
+                num_speculative_tokens=self.random.choice([0, 2, 8]),
             ),
             kv_cache_bytes=num_blocks * bytes_per_block(self.model),
             max_model_len=MAX_MODEL_LEN,
@@ -148,6 +150,8 @@ class History:
         stats = self.engine.stats()
         self.seen["preempted"] += stats.preemptions_total
         self.seen["cached"] += stats.prefix_cache_hits_total // BLOCK_SIZE
+        self.seen["accepted"] += stats.num_accepted_tokens_total
+        self.seen["rejected"] += stats.num_draft_tokens_total - stats.num_accepted_tokens_total
 
     def check(self) -> None:
         assert self.engine.num_sequences == 0, "it did not come to an end"
@@ -167,13 +171,13 @@ class History:
 
 def test_output_never_depends_on_what_happens_around_a_sequence() -> None:
     seen: Counter[str] = Counter()
-    for seed in range(30):
+    for seed in range(40):
         history = History(seed)
         history.live()
         history.check()
         seen += history.seen
     cases = {"stop", "length", "cancelled", "deadline_exceeded"}
-    cases |= {"paused", "stalled", "preempted", "cached"}
+    cases |= {"paused", "stalled", "preempted", "cached", "accepted", "rejected"}
     assert all(seen[case] >= 10 for case in cases), f"the histories are too tame: {seen}"
 
 

@@ -1,5 +1,8 @@
 """Any history of arrivals, forks, cancellations, slow readers and steps, in a pool too small.
 
+With and without guesses: there are two tokens only, in no order, so that guesses are often
+right and often wrong.
+
 Hypothesis looks for one that breaks an invariant. After every step `check_integrity` holds, the
 driver's memory shows that nobody reads a block which holds anything but its own history, and at
 the end every sequence ends once its reader reads.
@@ -13,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from realtime_serve import _token_ring
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
+from realtime_serve.engine.speculation import Speculation
 from realtime_serve.types import FinishReason, RequestPriority
 from support.scheduler_driver import BLOCK_SIZE
 from support.scheduler_driver import SchedulerDriver as Driver
@@ -25,9 +29,19 @@ PROMPTS = st.tuples(st.integers(0, 2), st.integers(0, 24), st.integers(1, 9))
 class SchedulerMachine(RuleBasedStateMachine):
     """The rules are what the world can do to a scheduler."""
 
-    @initialize(num_blocks=st.integers(2, 12), max_batch_tokens=st.sampled_from([6, 9, 100]))
-    def start(self, num_blocks: int, max_batch_tokens: int) -> None:
-        self.driver = Driver(num_blocks, max_num_seqs=6, max_batch_tokens=max_batch_tokens)
+    @initialize(
+        num_blocks=st.integers(2, 12),
+        max_batch_tokens=st.sampled_from([6, 9, 100]),
+        num_speculative_tokens=st.sampled_from([0, 2, 8]),
+    )
+    def start(self, num_blocks: int, max_batch_tokens: int, num_speculative_tokens: int) -> None:
+        self.driver = Driver(
+            num_blocks,
+            max_num_seqs=6,
+            max_batch_tokens=max_batch_tokens,
+            speculation=Speculation(num_speculative_tokens) if num_speculative_tokens else None,
+            next_token=lambda history: 1 + (history % 3 == 0),
+        )
 
     def seated(self) -> list[Sequence]:
         return [s for s in self.driver.added if s.status is not SequenceStatus.FINISHED]

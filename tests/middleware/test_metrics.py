@@ -99,7 +99,13 @@ def test_gauges_show_the_engines_as_they_are() -> None:
         families = scrape(MetricsCollector(server.registry.all))
         for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
             assert value(families, f"vllm:{name}", model_name="alphabet", engine="0") == 0
-        for name in ("num_preemptions", "prefix_cache_queries", "prefix_cache_hits"):
+        for name in (
+            "num_preemptions",
+            "prefix_cache_queries",
+            "prefix_cache_hits",
+            "spec_decode_num_draft_tokens",
+            "spec_decode_num_accepted_tokens",
+        ):
             assert value(families, f"vllm:{name}_total", model_name="alphabet") == 0
 
 
@@ -113,6 +119,16 @@ def test_hits_of_the_prefix_cache_are_counted_in_tokens() -> None:
     assert stream.usage.cached_tokens == 32
     assert value(families, "vllm:prefix_cache_queries_total", model_name="alphabet") == 82
     assert value(families, "vllm:prefix_cache_hits_total", model_name="alphabet") == 32
+
+
+def test_guesses_and_those_that_were_right_are_counted() -> None:
+    prompt = "tuvwxq tuv"  # w and x are guessed after its first token, v; but x is wrong at the q
+    with alphabet_server() as server:
+        list(server.generate(prompt, sampling=GREEDY))
+        families = scrape(MetricsCollector(server.registry.all))
+    drafts = value(families, "vllm:spec_decode_num_draft_tokens_total", model_name="alphabet")
+    accepted = value(families, "vllm:spec_decode_num_accepted_tokens_total", model_name="alphabet")
+    assert 0 < accepted < drafts
 
 
 def test_a_stream_that_is_collected_during_a_scrape_is_counted_and_locks_nothing() -> None:

@@ -37,6 +37,7 @@ class EngineDriver:
         eos_token_ids: frozenset[int] = frozenset(),
         enable_prefix_caching: bool = True,
         target_itl_ms: float | None = None,
+        num_speculative_tokens: int = 0,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.model = model or HistoryModel(MAX_MODEL_LEN)
@@ -48,6 +49,7 @@ class EngineDriver:
                 max_num_seqs=max_num_seqs,
                 max_batch_tokens=max_batch_tokens,
                 target_itl_ms=target_itl_ms,
+                num_speculative_tokens=num_speculative_tokens,
             ),
             kv_cache_bytes=num_blocks * bytes_per_block(self.model),
             max_model_len=MAX_MODEL_LEN,

@@ -1,8 +1,9 @@
 """A scheduler, and what an engine does around it; blocks have 4 tokens.
 
 There is no model: a sequence whose pending tokens are all computed gets token 1, or what
-`next_token` makes of the hash of its history. There is a memory, though. Each slot holds the hash of the whole history up to the token that was computed
-there, so a step that reads a block which holds anything else, however it came about, fails.
+`next_token` makes of the hash of its history. There is a memory, though. Each slot holds the
+hash of the whole history up to the token that was computed there, so a step that reads a block
+which holds anything else, however it came about, fails.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from realtime_serve._token_ring import TokenRing
 from realtime_serve.engine.kv_cache import BlockPool
 from realtime_serve.engine.prefill_budget import PrefillBudget
 from realtime_serve.engine.prefix_cache import PrefixCache
-from realtime_serve.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
 from realtime_serve.engine.runner import SampledToken
+from realtime_serve.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
 from realtime_serve.engine.speculation import Speculation, accepted_run
 from realtime_serve.types import InferenceRequest, RequestPriority, SamplingParams
@@ -178,7 +179,7 @@ class SchedulerDriver:
 def _extended(hashes: list[int], token_ids: Tokens[int]) -> list[int]:
     extended = list(hashes)
     for token_id in token_ids:
-        extended.append(hash((extended[-1] if extended else None, token_id)))
+        extended.append(hash((extended[-1] if extended else 0, token_id)))
     return extended
 
 

@@ -59,6 +59,27 @@ class HistoryModel:
         return torch.randn(self.vocab_size, generator=generator) * 3
 
 
+class EchoModel(HistoryModel):
+    """Mostly repeats what it has heard: what followed the last token where it stood before.
+
+    It still depends on all of its history: that tells where it says something else.
+    """
+
+    def next_logits(self, history: Sequence[int]) -> Tensor:
+        """The logits after a history, [vocab_size]."""
+        logits = super().next_logits(history)
+        echo = _echo(list(history))
+        if echo is not None and zlib.crc32(array("i", history)) % 5 != 0:
+            logits[echo] += 30
+        return logits
+
+
+def _echo(history: list[int]) -> int | None:
+    places = (i for i in reversed(range(len(history) - 1)) if history[i] == history[-1])
+    latest = next(places, None)
+    return None if latest is None else history[latest + 1]
+
+
 def _read_back(span: Span, slots: Tensor, block_size: int) -> list[int]:
     blocks = slots.view(-1, block_size, 2)[list(span.block_table)].view(-1, 2)[: span.kv_len]
     token_ids, positions = blocks[:, 0], blocks[:, 1]
