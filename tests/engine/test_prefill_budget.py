@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime_serve.engine.prefill_budget import MIN_PROMPT_TOKENS, NUM_RECENT, PrefillBudget
+from realtime_serve.engine.scheduler import SchedulerOutput
+from realtime_serve.engine.speculation import Speculation
 from support.scheduler_driver import SchedulerDriver as Driver
 
 TARGET_S = 0.05
@@ -200,6 +202,26 @@ def test_a_prompt_that_nobody_waits_for_takes_the_whole_budget() -> None:
     driver = decoding_driver(0, TARGET_S)
     driver.add(2000)
     assert driver.step().num_prompt_tokens == 2000
+
+
+def test_steps_with_guesses_do_not_make_a_step_without_them_look_dearer() -> None:
+    budget = PrefillBudget(TARGET_S)
+    driver = Driver(100, prefill_budget=budget, speculation=Speculation(8))
+    cost = linear(per_decoding_s=0.002)  # a guess costs as much as another sequence
+
+    def observed_step() -> SchedulerOutput:
+        step = driver.step()
+        num_rows = step.num_decoding + step.num_draft_tokens
+        driver.scheduler.observe(step, cost(num_rows, step.num_prompt_tokens))
+        return step
+
+    driver.add(20, max_tokens=200)
+    while observed_step().num_draft_tokens == 0:
+        before = budget.max_prompt_tokens(1)
+    assert before > MIN_PROMPT_TOKENS
+    steps = [observed_step() for _ in range(2 * NUM_RECENT)]
+    assert all(step.num_draft_tokens > 0 for step in steps)
+    assert budget.max_prompt_tokens(1) == before
 
 
 def test_on_the_slowest_machine_prompts_still_progress() -> None:
