@@ -233,7 +233,7 @@ class Scheduler:
         """
         sequence = work.sequence
         assert work.wants_logits == (len(token_ids) > 0)
-        num_taken, reason = _append(sequence, token_ids)
+        num_taken, reason = sequence.extend(token_ids)
         num_accepted = max(0, num_taken - 1)
         sequence.num_computed_tokens += work.num_tokens + num_accepted
         if self._speculation is not None and work.draft_token_ids:
@@ -336,10 +336,9 @@ class Scheduler:
                 catching_up.add(sequence)
 
     def _add_drafts(
-        self, speculation: Speculation, decoding: Iterable[ScheduledSequence]
+        self, speculation: Speculation, decoding: list[ScheduledSequence]
     ) -> list[ScheduledSequence]:
         """Give decoding sequences guesses, if they are few."""
-        decoding = list(decoding)
         max_tokens = speculation.max_tokens_each(len(decoding), self._max_batch_tokens)
         if max_tokens == 0:
             return decoding
@@ -361,20 +360,18 @@ class Scheduler:
         num_fitting = self._allotment.grow_ahead(sequence, len(draft_token_ids))
         return draft_token_ids[:num_fitting]
 
-    # --- the steps of commit() ------------------------------------------------
-
-    def _keep_full_blocks(self, sequence: Sequence) -> None:
-        num_full = sequence.num_computed_tokens // self._pool.block_size
-        if self._prefix_cache is not None and num_full > sequence.num_committed_blocks:
-            self._prefix_cache.commit(sequence)
-
-    # --------------------------------------------------------------------------
-
     def _can_compute(self, sequence: Sequence) -> bool:
         """Whether it is running and its blocks cover its tokens."""
         return sequence.status is SequenceStatus.RUNNING and len(
             sequence.block_table
         ) * self._pool.block_size >= len(sequence.token_ids)
+
+    # --- the rest -------------------------------------------------------------
+
+    def _keep_full_blocks(self, sequence: Sequence) -> None:
+        num_full = sequence.num_computed_tokens // self._pool.block_size
+        if self._prefix_cache is not None and num_full > sequence.num_committed_blocks:
+            self._prefix_cache.commit(sequence)
 
     def check_integrity(self) -> None:
         """Assert that seats, statuses and blocks agree. Holds between steps."""
@@ -388,15 +385,6 @@ class Scheduler:
         self._allotment.check_integrity()
         if self._speculation is not None:
             self._speculation.check_integrity(self._seated)
-
-
-def _append(sequence: Sequence, token_ids: Tokens[int]) -> tuple[int, FinishReason | None]:
-    """Append tokens up to one that ends the sequence; how many, and why it ends if it does."""
-    for num_taken, token_id in enumerate(token_ids, start=1):
-        reason = sequence.append(token_id)
-        if reason is not None:
-            return num_taken, reason
-    return len(token_ids), None
 
 
 def _deadline(sequence: Sequence) -> float:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from realtime_serve._token_ring import TokenRing
@@ -189,3 +189,20 @@ class Sequence:
         if len(self.token_ids) >= self.max_num_tokens:
             return FinishReason.LENGTH
         return None
+
+    def extend(self, token_ids: Iterable[int]) -> tuple[int, FinishReason | None]:
+        """Take the next tokens, up to one that ends it.
+
+        Args:
+            token_ids: The tokens, as for `append`.
+
+        Returns:
+            How many were taken, and why the sequence ends with the last of them, if it does.
+        """
+        num_taken = 0
+        for token_id in token_ids:
+            num_taken += 1
+            reason = self.append(token_id)
+            if reason is not None:
+                return num_taken, reason
+        return num_taken, None

@@ -114,6 +114,13 @@ def test_a_stop_token_in_the_last_place_is_a_stop_and_not_a_length() -> None:
     assert make_sequence(max_tokens=1).append(EOS) is FinishReason.STOP
 
 
+def test_of_several_tokens_it_takes_those_up_to_its_end() -> None:
+    assert make_sequence().extend([9, EOS, 9]) == (2, FinishReason.STOP)
+    assert make_sequence(max_tokens=3).extend([9, 9, 9, 9]) == (3, FinishReason.LENGTH)
+    assert make_sequence().extend([9, 9]) == (2, None)
+    assert make_sequence().extend([]) == (0, None)
+
+
 def test_stop_tokens_are_banned_until_min_tokens_are_there() -> None:
     sequence = make_sequence(min_tokens=2, stop_token_ids=(8,))
     assert [sequence.banned_token_ids(i) for i in range(3)] == [{8, EOS}, {8, EOS}, frozenset()]
