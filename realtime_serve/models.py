@@ -20,7 +20,6 @@ from realtime_serve.batch import BatchScheduler
 from realtime_serve.engine.engine import LLMEngine
 from realtime_serve.engine.host_memory import free_memory_bytes
 from realtime_serve.engine.interface import Engine, EngineStats
-from realtime_serve.engine.runner import ModelRunner
 from realtime_serve.errors import (
     ConfigError,
     ContextLengthExceededError,
@@ -30,7 +29,7 @@ from realtime_serve.errors import (
     NotReadyError,
 )
 from realtime_serve.native import Lock, new_parker
-from realtime_serve.runners import load_runner
+from realtime_serve.runners import LoadedRunner, load_runner
 from realtime_serve.stream import TokenStream
 from realtime_serve.text.model import TextModel, load_gguf_text, load_hf_text
 from realtime_serve.types import BatchConfig, InferenceRequest, MemoryShare, ModelConfig
@@ -307,7 +306,7 @@ def model_from_files(config: ModelConfig, batch_config: BatchConfig) -> Model:
         loaded = load_runner(checkpoint, config, batch_config)
         for notice in checkpoint.notices:
             notify(notice)
-        return _build_engine(*loaded, text, config, batch_config, notify)
+        return _build_engine(loaded, text, config, batch_config, notify)
 
     return Model(
         config.name or checkpoint.name,
@@ -347,8 +346,8 @@ def model_from_network(
 
         model = network()
         max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
-        runner = TorchRunner(model)
-        return _build_engine(runner, max_model_len, text, config, batch_config, notify)
+        loaded = LoadedRunner(TorchRunner(model), max_model_len)
+        return _build_engine(loaded, text, config, batch_config, notify)
 
     return Model(config.name, config=config, batch_config=batch_config, text=text, load=load)
 
@@ -382,19 +381,18 @@ def _load_text(checkpoint: Checkpoint) -> TextModel:
 
 
 def _build_engine(
-    runner: ModelRunner,
-    max_model_len: int,
+    loaded: LoadedRunner,
     text: TextModel,
     config: ModelConfig,
     batch_config: BatchConfig,
     notify: Notify,
 ) -> Engine:
     engine = LLMEngine(
-        runner,
+        loaded.runner,
         eos_token_ids=text.eos_token_ids,
         batch=batch_config,
         kv_cache_bytes=_kv_cache_bytes(config),
-        max_model_len=max_model_len,
+        max_model_len=loaded.max_model_len,
         enable_prefix_caching=config.enable_prefix_caching,
         clock=time.perf_counter,
     )

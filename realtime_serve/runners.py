@@ -6,7 +6,6 @@ server whose models run natively starts without it, and keeps the memory that it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from realtime_serve._kernels import Transformer, cpu_levels, shared_compute_pool

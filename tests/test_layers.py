@@ -99,6 +99,12 @@ def test_text_loads_no_torch() -> None:
     assert "torch" not in loaded
 
 
+def test_a_server_loads_no_torch_before_a_model_needs_it() -> None:
+    loaded = modules_loaded_by("realtime_serve.wsgi")
+    assert "realtime_serve.engine.native_runner" in loaded
+    assert "torch" not in loaded
+
+
 def files_on_the_architecture_page() -> set[str]:
     """The first cells of its tables of source folders: `folder/` above, one row a file."""
     page = (ROOT / "PACKAGE_STRUCTURE.md").read_text(encoding="utf-8")

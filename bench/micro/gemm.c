@@ -192,8 +192,8 @@ static void multiply(const struct bench *bench, const struct matrix *matrix, int
     for (int32_t panel = first_panel; panel < end_panel; panel++)
         for (int32_t row = 0; row < bench->num_rows; row += TILE_ROWS) {
             int32_t rest = bench->num_rows - row;
-            GEMM[matrix->format](matrix, panel, &rows, row, rest < TILE_ROWS ? rest : TILE_ROWS, out,
-                                 PANEL_COLUMNS);
+            int32_t num_rows = rest < TILE_ROWS ? rest : TILE_ROWS;
+            GEMM[matrix->format](matrix, panel, &rows, row, num_rows, out, PANEL_COLUMNS);
         }
 }
 

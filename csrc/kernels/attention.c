@@ -104,13 +104,24 @@ static void select_queries(struct attention *attention, const struct attention_t
     }
 }
 
+/* What is written at the end may have left the cache by then; a store that waits for its line
+ * holds up those of the next tile. */
+static void prefetch_out(const struct attention *attention, const float *out)
+{
+    const int32_t line_floats = 16;
+    for (int32_t i = 0; i < attention->num_queries; i++)
+        for (int32_t d = 0; d < attention->head_dim; d += line_floats)
+            __builtin_prefetch(out + attention->offsets[i] + d, 1);
+}
+
 static void begin(const struct attention *attention, const struct attention_method *method,
-                  const float *queries)
+                  const struct attention_tile *tile)
 {
     struct attention_scratch *scratch = attention->scratch;
     float scale = 1.0f / sqrtf((float)attention->head_dim);
+    prefetch_out(attention, tile->out);
     for (int32_t i = 0; i < attention->num_queries; i++)
-        method->store_query(attention, i, queries + attention->offsets[i], scale);
+        method->store_query(attention, i, tile->queries + attention->offsets[i], scale);
     for (int32_t i = 0; i < ATTENTION_MAX_QUERIES; i++) {
         scratch->greatest[i] = -INFINITY;
         scratch->total[i] = 0.0f;
@@ -135,7 +146,7 @@ static void attend_queries(struct attention *attention, const struct attention_m
 {
     int32_t last_position = attention->positions[attention->num_queries - 1];
     int32_t num_blocks = last_position / KV_BLOCK_TOKENS + 1;
-    begin(attention, method, tile->queries);
+    begin(attention, method, tile);
     for (int32_t block = 0; block < num_blocks; block += ATTENTION_PART_BLOCKS) {
         attention->blocks = tile->block_table + block;
         attention->num_blocks_left = num_blocks - block;

@@ -89,9 +89,9 @@ static inline const char *attention_values(const struct attention *attention, in
 }
 
 /* Blocks are read in the order keys of the part, values of the part, keys of the next part. These
- * give the block that is read after a block of keys, or of values: the products prefetch it, line
- * by line as they proceed. (Prefetching further ahead gained nothing, and all lines of a block at
- * once cost a tenth of the bandwidth.) After the last block comes some block that was read. */
+ * give the block that is read after a block of keys, or of values: the products prefetch it, a few
+ * lines at a time, as they proceed. (All lines of a block at once, or two blocks ahead and more,
+ * cost up to a tenth of the bandwidth.) After the last block comes some block that was read. */
 static inline const char *attention_after_keys(const struct attention *attention, int32_t block)
 {
     return block + 1 < attention->num_blocks ? attention_keys(attention, block + 1)

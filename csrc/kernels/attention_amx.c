@@ -12,6 +12,8 @@
  *
  * The CPU renames tiles: one for each operand keeps several products under way.
  */
+#include <stdbool.h>
+
 #include "attention.h"
 
 #if defined(__AMX_BF16__)
@@ -48,13 +50,12 @@ static void score_block(const struct attention *attention, int32_t block)
     const char *after = attention_after_keys(attention, block);
     const int32_t tile_bytes = KEY_DIMS * KV_BLOCK_TOKENS * sizeof(bf16);
     _tile_zero(TILE_SCORES);
-    for (int32_t d = 0; d < attention->head_dim; d += KEY_DIMS) {
+    for (int32_t d = 0; d < attention->head_dim; d += KEY_DIMS, keys += tile_bytes) {
+        bool is_last = d + KEY_DIMS == attention->head_dim;
         _tile_loadd(TILE_QUERIES, queries + d, (size_t)attention->head_dim * sizeof(bf16));
         _tile_loadd(TILE_KEYS, keys, AMX_ROW_BYTES);
         _tile_dpbf16ps(TILE_SCORES, TILE_QUERIES, TILE_KEYS);
-        attention_prefetch(after, tile_bytes);
-        keys += tile_bytes;
-        after += tile_bytes;
+        attention_prefetch(is_last ? after : keys + tile_bytes, tile_bytes);
     }
     _tile_stored(TILE_SCORES, attention->scratch->scores[0] + block * KV_BLOCK_TOKENS,
                  sizeof attention->scratch->scores[0]);

@@ -26,7 +26,7 @@
 
 #define HELPER_STACK_BYTES ((size_t)1024 * 1024) /* kernels keep their scratch elsewhere */
 
-/* While many chunks are left, a member takes this part of its fair share of them at once. */
+/* While many chunks are left, a member takes its fair share of them in so many parts. */
 #define TAKES_PER_MEMBER 4
 
 /* How long a helper must have had no CPU time until it counts as halted. */
@@ -58,7 +58,7 @@ struct compute_pool {
     void *context;
     int32_t num_chunks;
     _Atomic int32_t num_members; /* that take part */
-    _Atomic int caller_cpu;
+    _Atomic int caller_cpu;      /* when it began */
     _Atomic bool closing;
 
     alignas(CACHE_LINE) _Atomic uint32_t done; /* futex: chunks that helpers have finished */
@@ -173,8 +173,8 @@ static void help(void *argument)
     struct compute_pool *pool = helper->pool;
     guest_register(&helper->guest);
     while (wait_for_chunks(helper)) {
-        /* There it would keep the caller from its work by spinning, and the scheduler does wake it
-         * there while another process has the other CPU. */
+        /* On the caller's CPU it would keep the caller from its work by spinning; and that is where
+         * the scheduler wakes it while another process has the other CPU. */
         guest_leave(atomic_load_explicit(&pool->caller_cpu, memory_order_relaxed));
         uint32_t num_done = take_part(pool, helper->member);
         if (num_done > 0)

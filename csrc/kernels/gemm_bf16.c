@@ -32,7 +32,6 @@ void KERNEL(gemm_bf16)(const struct matrix *weights, int32_t panel, const struct
 enum {
     PART_DEPTH = CHUNK_WORDS, /* as many float32 words as gemm_f32 has in a chunk */
     PART_ROWS = 32,
-    STEP_DEPTH = 2 * STEP_WORDS, /* of what a prefetch fetches */
 };
 
 struct part {
@@ -40,41 +39,31 @@ struct part {
     _Alignas(64) float rows[PART_ROWS][PART_DEPTH];
 };
 
-/* `pairs` is a step of the panel. */
-static void expand_step(const bf16 *pairs, float weights[STEP_DEPTH][PANEL_COLUMNS])
+static void expand_weights(const bf16 *pairs, bool prefetches, int32_t depth, struct part *part)
 {
-    for (int k = 0; k < STEP_DEPTH; k += 2)
+    size_t ahead = prefetches ? PREFETCH_BYTES : 0;
+    for (int32_t k = 0; k < depth; k += 2, pairs += 2 * PANEL_COLUMNS) {
+        prefetch_columns((const char *)pairs + ahead);
         for (int column = 0; column < PANEL_COLUMNS; column += VEC_LANES) {
             vec even, odd;
-            vec_load_bf16_pairs(pairs + k * PANEL_COLUMNS + 2 * column, &even, &odd);
-            vec_store(&weights[k][column], even);
-            vec_store(&weights[k + 1][column], odd);
+            vec_load_bf16_pairs(pairs + 2 * column, &even, &odd);
+            vec_store(&part->weights[k][column], even);
+            vec_store(&part->weights[k + 1][column], odd);
         }
-}
-
-static void expand_weights(const bf16 *weights, const bf16 *prefetch_end, int32_t depth,
-                           struct part *part)
-{
-    for (int32_t k = 0; k < depth; k += STEP_DEPTH) {
-        const bf16 *step = weights + k * PANEL_COLUMNS;
-        const bf16 *next_step = step + STEP_DEPTH * PANEL_COLUMNS;
-        if (next_step < prefetch_end)
-            prefetch_step(next_step);
-        expand_step(step, &part->weights[k]);
     }
 }
 
-static void expand_rows(const bf16 *rows, int32_t row_stride, int32_t num_rows, int32_t depth,
+static void expand_rows(const bf16 *rows, size_t row_stride, int32_t num_rows, int32_t depth,
                         struct part *part)
 {
-    for (int32_t row = 0; row < num_rows; row++)
+    for (int32_t row = 0; row < num_rows; row++, rows += row_stride)
         for (int32_t k = 0; k < depth; k++)
-            part->rows[row][k] = bf16_to_float(rows[(size_t)row * (size_t)row_stride + (size_t)k]);
+            part->rows[row][k] = bf16_to_float(rows[k]);
 }
 
 /* At most PART_ROWS rows. */
-static void multiply_rows_by_parts(const bf16 *panel, const bf16 *prefetch_end, const bf16 *rows,
-                                   int32_t depth, int32_t num_rows, float *out, size_t out_stride)
+static void multiply_by_parts(const bf16 *panel, bool prefetches, const bf16 *rows, int32_t depth,
+                              int32_t num_rows, float *out, size_t out_stride)
 {
     struct part part;
     struct product product = {
@@ -88,8 +77,8 @@ static void multiply_rows_by_parts(const bf16 *panel, const bf16 *prefetch_end, 
     clear_rows(out, out_stride, num_rows);
     for (int32_t k = 0; k < depth; k += PART_DEPTH) {
         product.num_words = depth - k < PART_DEPTH ? depth - k : PART_DEPTH;
-        expand_weights(panel + (size_t)k * PANEL_COLUMNS, prefetch_end, product.num_words, &part);
-        expand_rows(rows + k, depth, num_rows, product.num_words, &part);
+        expand_weights(panel + (size_t)k * PANEL_COLUMNS, prefetches, product.num_words, &part);
+        expand_rows(rows + k, (size_t)depth, num_rows, product.num_words, &part);
         multiply_chunk(&product, multiply_add_f32);
     }
 }
@@ -97,14 +86,13 @@ static void multiply_rows_by_parts(const bf16 *panel, const bf16 *prefetch_end, 
 void KERNEL(gemm_bf16)(const struct matrix *weights, int32_t panel, const struct activations *rows,
                        int32_t first_row, int32_t num_rows, float *out, int32_t out_stride)
 {
-    const bf16 *start = matrix_panel(weights, panel), *values = rows->values;
-    const bf16 *end = start + (size_t)rows->depth * PANEL_COLUMNS;
-    for (int32_t row = 0; row < num_rows; row += PART_ROWS) {
-        int32_t rest = num_rows - row;
-        multiply_rows_by_parts(start, first_row + row == 0 ? end : NULL,
-                               values + (size_t)(first_row + row) * (size_t)rows->depth,
-                               rows->depth, rest < PART_ROWS ? rest : PART_ROWS,
-                               out + (size_t)row * (size_t)out_stride, (size_t)out_stride);
+    const bf16 *values = rows->values;
+    for (int32_t i = 0; i < num_rows; i += PART_ROWS) {
+        int32_t rest = num_rows - i, row = first_row + i;
+        multiply_by_parts(matrix_panel(weights, panel), row == 0,
+                          values + (size_t)row * (size_t)rows->depth, rows->depth,
+                          rest < PART_ROWS ? rest : PART_ROWS,
+                          out + (size_t)i * (size_t)out_stride, (size_t)out_stride);
     }
 }
 

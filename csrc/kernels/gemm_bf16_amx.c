@@ -21,7 +21,6 @@
 #include "amx.h"
 #include "bf16.h"
 #include "kernels.h"
-#include "prefetch.h"
 #include "vec.h"
 
 enum {
@@ -30,9 +29,8 @@ enum {
     BLOCK_ROWS = 2 * AMX_TILE_ROWS,
     TILE_COLUMNS = AMX_ROW_BYTES / sizeof(float),
     PAIR_BYTES = PANEL_COLUMNS * 2 * sizeof(bf16), /* between the rows of a tile of weights */
+    LINE_WEIGHTS = 64 / sizeof(bf16),
 };
-
-_Static_assert(STEP_WEIGHTS * sizeof(bf16) == PREFETCH_STEP_BYTES, "a step is prefetched at once");
 
 /* Rows times one panel; those after the first 16 are its high rows. */
 struct block {
@@ -56,13 +54,18 @@ KERNEL_INLINE void clear_sums(bool has_high_rows)
     }
 }
 
-/* Without high rows in the first pass, there will be no other. */
+/* All lines of a step at once, in order, and one step before it is loaded: the hardware's
+ * prefetchers, which read further ahead, then keep pace. They lose track if the lines are asked for
+ * earlier or past the panel's end: one row takes a sixth longer, and 32 a third. Without high rows
+ * in the first pass there is no other; the panel arrives 4 % faster in the second cache. */
 KERNEL_INLINE void prefetch(const bf16 *step, bool has_high_rows)
 {
-    if (has_high_rows)
-        prefetch_step(step);
-    else
-        prefetch_step_once(step);
+    for (int i = 0; i < STEP_WEIGHTS; i += LINE_WEIGHTS) {
+        if (has_high_rows)
+            _mm_prefetch(step + i, _MM_HINT_T0);
+        else
+            _mm_prefetch(step + i, _MM_HINT_T1);
+    }
 }
 
 KERNEL_INLINE void add_products(const struct block *block, bool has_high_rows)

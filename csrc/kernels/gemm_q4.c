@@ -1,20 +1,19 @@
-/* gemm_q4: products with weights of 4 bits in groups of 32, at the levels without tiles.
+/* gemm_q4: products with weights of 4 bits in groups of 32, by vectors; many rows by tiles at
+ * level amx.
  *
  * A byte of the panel holds two codes, 0 to 15, of one column. They are split once for a block of
  * rows and multiplied as unsigned bytes with the signed ones of the rows: four at a time into 32
  * bits where the level has VNNI, else two at a time into 16 bits. These cannot overflow: the 16
  * products that a sum of a group takes in are at most 15 * 128 each, 30720 together.
  */
-#include "level.h"
-
-#if !defined(__AMX_INT8__)
-
 #include "gemm_quantized.h"
+#include "gemm_quantized_amx.h"
 #include "vec_dot.h"
 
 enum {
     STEP_DEPTH = 8, /* codes of one column that a lane holds */
     STEP_BYTES = STEP_DEPTH / 2 * PANEL_COLUMNS,
+    FEW_ROWS = 6, /* with more, tiles are faster */
 };
 
 KERNEL_INLINE void split_codes(const uint8_t *bytes, vec_i32 *low, vec_i32 *high)
@@ -69,7 +68,12 @@ KERNEL_INLINE void q4_dots(const uint8_t *slice, const int8_t *codes, size_t dep
 void KERNEL(gemm_q4)(const struct matrix *weights, int32_t panel, const struct activations *rows,
                      int32_t first_row, int32_t num_rows, float *out, int32_t out_stride)
 {
-    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, q4_dots, true);
-}
-
+    int32_t num_tile_rows = 0;
+#if defined(__AMX_INT8__)
+    num_tile_rows = rows_for_tiles(num_rows, FEW_ROWS);
+    KERNEL(gemm_q4_tiles)(weights, panel, rows, first_row, num_tile_rows, out, out_stride);
 #endif
+    multiply_panel(weights, panel, rows, first_row + num_tile_rows, num_rows - num_tile_rows,
+                   out + (size_t)num_tile_rows * (size_t)out_stride, out_stride, q4_dots,
+                   true);
+}

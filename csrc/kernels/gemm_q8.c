@@ -1,20 +1,19 @@
-/* gemm_q8: products with weights of 8 bits in groups of 32, at the levels without tiles.
+/* gemm_q8: products with weights of 8 bits in groups of 32, by vectors; many rows by tiles at
+ * level amx.
  *
  * Both factors are signed. VNNI multiplies unsigned bytes with signed ones: 128 is added to the
  * codes of the rows, and 128 times the sum of the weights' codes is subtracted again. Without
  * VNNI, bytes are widened to 16 bits, the even and the odd ones apart; products of bytes do not
  * fit 16 bits, as those of Q4 do.
  */
-#include "level.h"
-
-#if !defined(__AMX_INT8__)
-
 #include "gemm_quantized.h"
+#include "gemm_quantized_amx.h"
 #include "vec_dot.h"
 
 enum {
     STEP_DEPTH = 4, /* codes of one column that a lane holds */
     STEP_BYTES = STEP_DEPTH * PANEL_COLUMNS,
+    FEW_ROWS = 4, /* with more, tiles are faster */
 };
 
 /* gcc would take what was just stored from registers, by two instructions for each four bytes, in
@@ -90,7 +89,12 @@ KERNEL_INLINE void q8_dots(const uint8_t *slice, const int8_t *codes, size_t dep
 void KERNEL(gemm_q8)(const struct matrix *weights, int32_t panel, const struct activations *rows,
                      int32_t first_row, int32_t num_rows, float *out, int32_t out_stride)
 {
-    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, q8_dots, false);
-}
-
+    int32_t num_tile_rows = 0;
+#if defined(__AMX_INT8__)
+    num_tile_rows = rows_for_tiles(num_rows, FEW_ROWS);
+    KERNEL(gemm_q8_tiles)(weights, panel, rows, first_row, num_tile_rows, out, out_stride);
 #endif
+    multiply_panel(weights, panel, rows, first_row + num_tile_rows, num_rows - num_tile_rows,
+                   out + (size_t)num_tile_rows * (size_t)out_stride, out_stride, q8_dots,
+                   false);
+}

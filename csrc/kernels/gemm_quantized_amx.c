@@ -1,4 +1,4 @@
-/* gemm_q8 and gemm_q4 by AMX tiles: up to 16 rows times the 32 columns of a panel at once.
+/* gemm_quantized_amx: up to 16 rows times the 32 columns of a panel at once, by AMX tiles.
  *
  * A tile multiplies one group: 16 rows by 32 codes, times 32 codes by 16 columns. The group's
  * scales have to be applied before the next group is added, and tiles and vectors exchange values
@@ -10,15 +10,17 @@
  *   finish   store the tile, in a ring of two jobs
  *   scale    sums += dots * (column's scale * row's scale) (+ minimum * row's sum)
  *
- * While job i is scaled, i + 1 is finished, i + 3 started and i + 5 unpacked. Tiles that are not
- * done when they are stored, and loads of tiles from what has just been stored, would stop it.
+ * While job i is scaled, i + 1 is finished, i + 3 started and i + 5 unpacked. A tile that is not
+ * done when it is stored, or one that is loaded from what has just been stored, would stop the CPU
+ * from running ahead.
  *
- * The sums of 16 rows and 16 columns stay in registers, so all groups of the first half come
- * first. Two jobs are a turn of the loop; if the number of groups is odd, the last group comes
- * twice, the second time with scales of 0.
+ * The sums of 16 rows and 16 columns fill the registers. Jobs therefore come in runs: the groups
+ * of a window times the first half of the columns, then times the second half, then the next
+ * window. Two jobs are a turn of the loop; if a window has an odd number of groups, the last one
+ * comes twice, the second time with scales of 0.
  *
- * Dots are whole numbers, and the sums are those of gemm_quantized.h in the same order: both give
- * the same bits.
+ * While tiles are in use, one of the CPU's two units for vector products rests: scaling takes
+ * longer than multiplying.
  */
 #include "level.h"
 
@@ -27,18 +29,17 @@
 #include <stdbool.h>
 
 #include "amx.h"
-#include "kernels.h"
+#include "gemm_quantized_amx.h"
 #include "vec.h"
 
 enum {
     TILE_COLUMNS = 16,
-    QUAD_BYTES = 4 * PANEL_COLUMNS, /* of codes with the same k / 4: a row of two tiles */
     TILE_CODES = GROUP_SIZE * TILE_COLUMNS,
+    QUAD_BYTES = 4 * PANEL_COLUMNS, /* codes with the same k / 4, a row of two tiles */
     WINDOW_GROUPS = 16,
     NUM_UNPACKED = 4, /* a power of two */
+    PREFETCH_BYTES = 8192,
 };
-
-#define PREFETCH_BYTES 4096
 
 /* Up to 16 rows times one panel. */
 struct block {
@@ -48,7 +49,6 @@ struct block {
     size_t depth;
     int32_t num_rows;
     int32_t num_groups;
-    int32_t num_jobs; /* of a half: num_groups, or one more */
     const uint8_t *panel;
     size_t group_bytes;
     float *out;
@@ -56,19 +56,23 @@ struct block {
     bool prefetches;
 };
 
-/* What the steps of the pipeline leave for each other. The scales of the rows lie there for a
- * window of some groups, at distances that the compiler knows: addresses then cost nothing. */
+/* What the jobs leave for each other. The scales of the rows lie there for a window, at distances
+ * that the compiler knows: to find them in a row of any length would take instructions. */
 struct scratch {
     _Alignas(64) float dots[2][AMX_TILE_ROWS][TILE_COLUMNS];
     _Alignas(64) float scales[AMX_TILE_ROWS][WINDOW_GROUPS];
     _Alignas(64) float row_sums[AMX_TILE_ROWS][WINDOW_GROUPS];
+    _Alignas(64) float sums[2][AMX_TILE_ROWS][TILE_COLUMNS];
     _Alignas(64) uint8_t unpacked[NUM_UNPACKED][TILE_CODES];
 };
 
-/* The next job of a step. */
+/* Where a step of the pipeline is. */
 struct cursor {
     int32_t job; /* since the first */
-    int32_t group;
+    int32_t window;
+    int32_t half;
+    int32_t group; /* in the window */
+    int32_t num_groups;
     const int8_t *codes;
     const uint8_t *weights;
 };
@@ -80,24 +84,42 @@ struct pipeline {
 
 /* ---- cursors ---- */
 
-static struct cursor first_job(const struct block *block)
+/* `window` is the first group of one. */
+KERNEL_INLINE int32_t window_groups(const struct block *block, int32_t window)
 {
-    return (struct cursor){.codes = block->codes, .weights = block->panel};
+    int32_t rest = block->num_groups - window;
+    return rest < WINDOW_GROUPS ? rest : WINDOW_GROUPS;
 }
 
-/* After the last job of all, the second half begins again: what is unpacked and started of it is
- * never finished. */
+static void begin_run(const struct block *block, struct cursor *cursor)
+{
+    cursor->group = 0;
+    cursor->num_groups = window_groups(block, cursor->window);
+    cursor->codes = block->codes + (size_t)cursor->window * GROUP_SIZE;
+    cursor->weights = block->panel + (size_t)cursor->window * block->group_bytes +
+                      cursor->half * 4 * TILE_COLUMNS;
+}
+
+/* After the last run comes the first one again: its jobs are started, but not finished. */
+static void next_run(const struct block *block, struct cursor *cursor)
+{
+    cursor->half = !cursor->half;
+    if (cursor->half == 0)
+        cursor->window += WINDOW_GROUPS;
+    if (cursor->window >= block->num_groups)
+        cursor->window = 0;
+    begin_run(block, cursor);
+}
+
 KERNEL_INLINE void advance(const struct block *block, struct cursor *cursor)
 {
     cursor->job++;
     cursor->group++;
-    if (cursor->group < block->num_groups) {
+    if (cursor->group < cursor->num_groups) {
         cursor->codes += GROUP_SIZE;
         cursor->weights += block->group_bytes;
-    } else if (cursor->group == block->num_jobs) {
-        cursor->group = 0;
-        cursor->codes = block->codes;
-        cursor->weights = block->panel + 4 * TILE_COLUMNS;
+    } else if (cursor->group % 2 == 0) {
+        next_run(block, cursor);
     }
 }
 
@@ -110,15 +132,29 @@ KERNEL_INLINE void unpack_job(const struct block *block, struct cursor *cursor,
     uint8_t *codes = scratch->unpacked[cursor->job % NUM_UNPACKED];
     for (int i = 0; i < GROUP_SIZE / 8; i++, codes += 2 * AMX_ROW_BYTES) {
         __m512i both = _mm512_load_si512(cursor->weights + i * QUAD_BYTES);
+        __m512i high = _mm512_srli_epi16(both, 4);
         _mm512_store_si512(codes, _mm512_and_si512(both, mask));
-        _mm512_store_si512(codes + AMX_ROW_BYTES,
-                           _mm512_and_si512(_mm512_srli_epi16(both, 4), mask));
+        _mm512_store_si512(codes + AMX_ROW_BYTES, _mm512_and_si512(high, mask));
     }
     amx_expose();
     advance(block, cursor);
 }
 
 /* Tiles 0 and 1: dots of even and of odd jobs; 2 and 3: rows; 4 and 5: weights. */
+static void configure_tiles(int32_t num_rows)
+{
+    struct amx_configuration configuration = {.palette = 1};
+    for (int i = 0; i < 2; i++) {
+        configuration.num_rows[i] = (uint8_t)num_rows;
+        configuration.row_bytes[i] = AMX_ROW_BYTES;
+        configuration.num_rows[2 + i] = (uint8_t)num_rows;
+        configuration.row_bytes[2 + i] = GROUP_SIZE;
+        configuration.num_rows[4 + i] = GROUP_SIZE / 4;
+        configuration.row_bytes[4 + i] = AMX_ROW_BYTES;
+    }
+    amx_load_configuration(&configuration);
+}
+
 KERNEL_INLINE void start_job(const struct block *block, struct pipeline *pipeline, bool is_odd,
                              bool is_q4, struct scratch *scratch)
 {
@@ -157,7 +193,7 @@ KERNEL_INLINE __m512 load_float16(const uint8_t *halves)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves));
 }
 
-/* `halves` are the float16 scales of the half's columns, `place` the group's in the window. */
+/* `halves` are the float16 scales of the columns, `place` is the group's in the window. */
 KERNEL_INLINE void scale_job(const struct scratch *scratch, bool is_odd, int32_t place,
                              const uint8_t *halves, int num_rows, bool is_q4, __m512 *sums)
 {
@@ -174,16 +210,52 @@ KERNEL_INLINE void scale_job(const struct scratch *scratch, bool is_odd, int32_t
     }
 }
 
-/* ---- a block ---- */
+/* ---- runs ---- */
 
-/* Scales of groups past the last are 0. */
-KERNEL_INLINE void load_window(const struct block *block, int32_t group, bool is_q4,
+KERNEL_INLINE void prefetch_part(const struct block *block, const uint8_t *part, size_t num_bytes)
+{
+    if (part + num_bytes <= block->panel + (size_t)block->num_groups * block->group_bytes)
+        for (size_t i = 0; i < num_bytes; i += 64)
+            _mm_prefetch(part + i, _MM_HINT_T1);
+}
+
+KERNEL_INLINE void multiply_run(const struct block *block, struct pipeline *pipeline,
+                                int32_t window, int half, int num_rows, bool is_q4,
+                                struct scratch *scratch)
+{
+    const size_t code_bytes = GROUP_SIZE * PANEL_COLUMNS / (is_q4 ? 2 : 1);
+    int32_t num_groups = window_groups(block, window);
+    const uint8_t *weights = block->panel + (size_t)window * block->group_bytes;
+    const uint8_t *halves = weights + code_bytes + half * 2 * TILE_COLUMNS;
+    const uint8_t *ahead =
+        weights + PREFETCH_BYTES + (size_t)(half * num_groups / 2) * block->group_bytes;
+    __m512 sums[AMX_TILE_ROWS];
+    for (int row = 0; row < num_rows; row++)
+        sums[row] = _mm512_load_ps(scratch->sums[half][row]);
+    for (int32_t group = 0; group < num_groups; group += 2) {
+        if (block->prefetches)
+            prefetch_part(block, ahead + (size_t)group / 2 * block->group_bytes,
+                          block->group_bytes);
+        finish_job(scratch, true);
+        start_job(block, pipeline, true, is_q4, scratch);
+        scale_job(scratch, false, group, halves, num_rows, is_q4, sums);
+        halves += group + 1 < num_groups ? block->group_bytes : 0;
+        finish_job(scratch, false);
+        start_job(block, pipeline, false, is_q4, scratch);
+        scale_job(scratch, true, group + 1, halves, num_rows, is_q4, sums);
+        halves += block->group_bytes;
+    }
+    for (int row = 0; row < num_rows; row++)
+        _mm512_store_ps(scratch->sums[half][row], sums[row]);
+}
+
+/* Scales of groups past the last become 0. */
+KERNEL_INLINE void load_window(const struct block *block, int32_t window, bool is_q4,
                                struct scratch *scratch)
 {
-    int32_t rest = block->num_groups - group;
-    __mmask16 mask = (__mmask16)(rest < WINDOW_GROUPS ? (1u << rest) - 1 : 0xffffu);
+    __mmask16 mask = (__mmask16)((1u << window_groups(block, window)) - 1);
     for (int32_t row = 0; row < block->num_rows; row++) {
-        size_t index = (size_t)row * (size_t)block->num_groups + (size_t)group;
+        size_t index = (size_t)row * (size_t)block->num_groups + (size_t)window;
         _mm512_store_ps(scratch->scales[row], _mm512_maskz_loadu_ps(mask, block->scales + index));
         if (is_q4)
             _mm512_store_ps(scratch->row_sums[row],
@@ -191,7 +263,9 @@ KERNEL_INLINE void load_window(const struct block *block, int32_t group, bool is
     }
 }
 
-/* Rows that are computed, but do not exist: whatever numbers they hold, none may be a slow one. */
+/* ---- blocks ---- */
+
+/* Rows that are scaled although they do not exist must not hold numbers that are slow to add. */
 static void clear_rows(struct scratch *scratch, int first_row, int end_row)
 {
     for (int row = first_row; row < end_row; row++) {
@@ -202,80 +276,45 @@ static void clear_rows(struct scratch *scratch, int first_row, int end_row)
     }
 }
 
-KERNEL_INLINE void prefetch_groups(const uint8_t *groups, size_t num_bytes)
+KERNEL_INLINE void begin_pipeline(const struct block *block, struct pipeline *pipeline, bool is_q4,
+                                  struct scratch *scratch)
 {
-    for (size_t i = 0; i < num_bytes; i += 64)
-        _mm_prefetch(groups + PREFETCH_BYTES + i, _MM_HINT_T0);
+    *pipeline = (struct pipeline){0};
+    begin_run(block, &pipeline->unpack);
+    begin_run(block, &pipeline->start);
+    for (int i = 0; is_q4 && i < NUM_UNPACKED / 2; i++)
+        unpack_job(block, &pipeline->unpack, scratch);
+    start_job(block, pipeline, false, is_q4, scratch);
+    start_job(block, pipeline, true, is_q4, scratch);
+    finish_job(scratch, false);
+    start_job(block, pipeline, false, is_q4, scratch);
 }
 
-KERNEL_INLINE void multiply_half(const struct block *block, struct pipeline *pipeline, int half,
-                                 int num_rows, bool is_q4, struct scratch *scratch)
-{
-    const size_t code_bytes = is_q4 ? GROUP_SIZE * PANEL_COLUMNS / 2 : GROUP_SIZE * PANEL_COLUMNS;
-    const uint8_t *halves = block->panel + code_bytes + half * 2 * TILE_COLUMNS;
-    __m512 sums[AMX_TILE_ROWS];
-    for (int row = 0; row < num_rows; row++)
-        sums[row] = _mm512_setzero_ps();
-    for (int32_t group = 0; group < block->num_groups; group += 2) {
-        int32_t place = group % WINDOW_GROUPS;
-        bool has_odd = group + 1 < block->num_groups;
-        if (place == 0)
-            load_window(block, group, is_q4, scratch);
-        if (block->prefetches && half == 0)
-            prefetch_groups(block->panel + (size_t)group * block->group_bytes,
-                            2 * block->group_bytes);
-        finish_job(scratch, true);
-        start_job(block, pipeline, true, is_q4, scratch);
-        scale_job(scratch, false, place, halves, num_rows, is_q4, sums);
-        halves += has_odd ? block->group_bytes : 0;
-        finish_job(scratch, false);
-        start_job(block, pipeline, false, is_q4, scratch);
-        scale_job(scratch, true, place + 1, halves, num_rows, is_q4, sums);
-        halves += block->group_bytes;
-    }
-    for (int row = 0; row < num_rows && row < block->num_rows; row++)
-        _mm512_storeu_ps(block->out + (size_t)row * block->out_stride + half * TILE_COLUMNS,
-                         sums[row]);
-}
-
-/* num_rows is a constant wherever this is called: that of the block, rounded up. */
+/* num_rows is a constant wherever this is called: the rows of the block, rounded up. */
 KERNEL_INLINE void multiply_rows(const struct block *block, int num_rows, bool is_q4)
 {
     struct scratch scratch;
-    struct pipeline pipeline = {first_job(block), first_job(block)};
+    struct pipeline pipeline;
+    if (block->prefetches)
+        prefetch_part(block, block->panel, PREFETCH_BYTES);
     clear_rows(&scratch, block->num_rows, num_rows);
-    if (is_q4) {
-        unpack_job(block, &pipeline.unpack, &scratch);
-        unpack_job(block, &pipeline.unpack, &scratch);
+    memset(scratch.sums, 0, sizeof scratch.sums);
+    begin_pipeline(block, &pipeline, is_q4, &scratch);
+    for (int32_t window = 0; window < block->num_groups; window += WINDOW_GROUPS) {
+        load_window(block, window, is_q4, &scratch);
+        for (int half = 0; half < 2; half++)
+            multiply_run(block, &pipeline, window, half, num_rows, is_q4, &scratch);
     }
-    start_job(block, &pipeline, false, is_q4, &scratch);
-    start_job(block, &pipeline, true, is_q4, &scratch);
-    finish_job(&scratch, false);
-    start_job(block, &pipeline, false, is_q4, &scratch);
-    multiply_half(block, &pipeline, 0, num_rows, is_q4, &scratch);
-    multiply_half(block, &pipeline, 1, num_rows, is_q4, &scratch);
-}
-
-static void configure_tiles(int32_t num_rows)
-{
-    struct amx_configuration configuration = {.palette = 1};
-    for (int i = 0; i < 2; i++) {
-        configuration.num_rows[i] = (uint8_t)num_rows;
-        configuration.row_bytes[i] = AMX_ROW_BYTES;
-        configuration.num_rows[2 + i] = (uint8_t)num_rows;
-        configuration.row_bytes[2 + i] = GROUP_SIZE;
-        configuration.num_rows[4 + i] = GROUP_SIZE / 4;
-        configuration.row_bytes[4 + i] = AMX_ROW_BYTES;
-    }
-    amx_load_configuration(&configuration);
+    for (int row = 0; row < block->num_rows; row++)
+        for (int half = 0; half < 2; half++)
+            memcpy(block->out + (size_t)row * block->out_stride + half * TILE_COLUMNS,
+                   scratch.sums[half][row], sizeof scratch.sums[half][row]);
 }
 
 KERNEL_INLINE void multiply_block(const struct block *block, bool is_q4)
 {
     configure_tiles(block->num_rows);
-    if (block->num_rows <= 4)
-        multiply_rows(block, 4, is_q4);
-    else if (block->num_rows <= 8)
+    if (block->num_rows <= 8)
         multiply_rows(block, 8, is_q4);
     else if (block->num_rows <= 12)
         multiply_rows(block, 12, is_q4);
@@ -287,18 +326,17 @@ KERNEL_INLINE void multiply_panel(const struct matrix *weights, int32_t panel,
                                   const struct activations *rows, int32_t first_row,
                                   int32_t num_rows, float *out, int32_t out_stride, bool is_q4)
 {
-    int32_t num_groups = rows->depth / GROUP_SIZE;
+    size_t num_groups = (size_t)rows->depth / GROUP_SIZE;
     for (int32_t begin = 0; begin < num_rows; begin += AMX_TILE_ROWS) {
         int32_t rest = num_rows - begin;
         size_t row = (size_t)(first_row + begin);
         struct block block = {
             .codes = (const int8_t *)rows->values + row * (size_t)rows->depth,
-            .scales = rows->scales + row * (size_t)num_groups,
-            .row_sums = rows->sums + row * (size_t)num_groups,
+            .scales = rows->scales + row * num_groups,
+            .row_sums = rows->sums + row * num_groups,
             .depth = (size_t)rows->depth,
             .num_rows = rest < AMX_TILE_ROWS ? rest : AMX_TILE_ROWS,
-            .num_groups = num_groups,
-            .num_jobs = (num_groups + 1) / 2 * 2,
+            .num_groups = (int32_t)num_groups,
             .panel = matrix_panel(weights, panel),
             .group_bytes = is_q4 ? Q4_GROUP_BYTES : Q8_GROUP_BYTES,
             .out = out + (size_t)begin * (size_t)out_stride,
@@ -309,14 +347,16 @@ KERNEL_INLINE void multiply_panel(const struct matrix *weights, int32_t panel,
     }
 }
 
-void KERNEL(gemm_q8)(const struct matrix *weights, int32_t panel, const struct activations *rows,
-                     int32_t first_row, int32_t num_rows, float *out, int32_t out_stride)
+void KERNEL(gemm_q8_tiles)(const struct matrix *weights, int32_t panel,
+                           const struct activations *rows, int32_t first_row, int32_t num_rows,
+                           float *out, int32_t out_stride)
 {
     multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, false);
 }
 
-void KERNEL(gemm_q4)(const struct matrix *weights, int32_t panel, const struct activations *rows,
-                     int32_t first_row, int32_t num_rows, float *out, int32_t out_stride)
+void KERNEL(gemm_q4_tiles)(const struct matrix *weights, int32_t panel,
+                           const struct activations *rows, int32_t first_row, int32_t num_rows,
+                           float *out, int32_t out_stride)
 {
     multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, true);
 }

@@ -4,7 +4,8 @@
  * `#if defined(__AVX512BF16__)` and the like where a level has an instruction of its own. The
  * build compiles it once for each level with that level's flags and -DKERNEL_LEVEL=avx2 (and so
  * on); KERNEL(rms_norm) is then rms_norm_avx2. Who runs on which CPU is decided at run time, once,
- * by kernel_ops_for (ops.h). The levels and their flags stand in setup.py, in one table.
+ * by kernel_ops_for (ops.h). levels.toml says which sources and which flags; setup.py and the tests
+ * read it.
  *
  *   portable      whatever the compiler's baseline is; any architecture
  *   avx2          AVX2, FMA, F16C

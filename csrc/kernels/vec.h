@@ -81,24 +81,33 @@ KERNEL_INLINE vec vec_abs(vec vector)
     return (vec)((vec_i32)vector & 0x7fffffff);
 }
 
+/* By halves: lane i and lane i + n / 2, then the n / 2 sums likewise. The intrinsics do the same. */
 KERNEL_INLINE float vec_sum(vec vector)
 {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)vector);
+#else
     float lanes[VEC_LANES];
     vec_store(lanes, vector);
     for (int width = VEC_LANES / 2; width > 0; width /= 2)
         for (int i = 0; i < width; i++)
             lanes[i] += lanes[i + width];
     return lanes[0];
+#endif
 }
 
 KERNEL_INLINE float vec_greatest(vec vector)
 {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)vector);
+#else
     float lanes[VEC_LANES];
     vec_store(lanes, vector);
     float greatest = lanes[0];
     for (int i = 1; i < VEC_LANES; i++)
         greatest = lanes[i] > greatest ? lanes[i] : greatest;
     return greatest;
+#endif
 }
 
 /* e to the power of each lane, to 2 units in the last place; 0 below -87.7 and at minus infinity;

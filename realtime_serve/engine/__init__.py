@@ -1,8 +1,8 @@
 """The engine: continuous batching over a paged KV cache, driven by step().
 
-    LLMEngine.step: Scheduler.schedule ─▶ ModelRunner.forward ─▶ Sampler ─▶ Scheduler.commit
-                        │                                                        │
-                    BlockPool                                        each request's TokenRing
+    LLMEngine.step: Scheduler.schedule ─▶ ModelRunner.run ─▶ Scheduler.commit
+                        │                                        │
+                BlockPool, PrefixCache              each request's TokenRing
 
 No thread, lock, clock or log in here; time and randomness are passed in.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def test_stress_program_passes_without_a_report(name: str, sanitizer: str, tmp_p
 def test_weakened_memory_order_is_caught_although_the_output_is_right(
     name: str, weakened: str, tmp_path: Path
 ) -> None:
+    if name == "compute_pool" and len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("on one CPU helpers always sleep, and what wakes them orders memory as well")
     macro = f"-D{weakened}=memory_order_relaxed"
     result = _compile_and_run(tmp_path / "mutant", _sources(name), "thread", macro)
 

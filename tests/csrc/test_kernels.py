@@ -6,6 +6,7 @@ undefined-behaviour sanitizers; those of the portable level also for aarch64, un
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 import tomllib
@@ -105,25 +106,17 @@ class KernelArchives:
 
     def _make(self, machine: Machine, level: str) -> Path:
         folder = self._folder / f"{Path(machine.compiler).name}-{level}"
-        folder.mkdir(exist_ok=True)
-        sources = [KERNELS / name for name in SOURCES if (KERNELS / name).exists()]  # UNTIL ALL EXIST
+        folder.mkdir(exist_ok=True)  # from an earlier test, if it could not compile them
+        sources = [KERNELS / name for name in SOURCES]
         sources += [CSRC / name for name in BESIDE_THE_KERNELS]
         objects = [folder / source.with_suffix(".o").name for source in sources]
         flags = ("-c", *machine_flags(machine, level))
+
+        def compile_one(source: Path, output: Path) -> None:
+            compile_c(output, [source], *flags, compiler=machine.compiler)
+
         with ThreadPoolExecutor() as threads:
-            compiled = threads.map(
-                lambda source, output: compile_c(
-                    output, [source], *flags, compiler=machine.compiler
-                ),
-                sources,
-                objects,
-            )
-            for each in sources:  # UNTIL ALL COMPILE
-                try:
-                    next(compiled)
-                except (AssertionError, StopIteration) as error:
-                    print(each, error)
-        objects = [each for each in objects if each.exists()]
+            list(threads.map(compile_one, sources, objects))
         archive = folder / "kernels.a"
         subprocess.run([machine.archiver, "rcs", archive, *objects], check=True)
         return archive
@@ -163,6 +156,10 @@ def run_test(archives: KernelArchives, tmp_path: Path) -> Callable[[str, Machine
     return run
 
 
+def test_the_table_names_every_source() -> None:
+    assert sorted(SOURCES) == sorted(path.name for path in KERNELS.glob("*.c"))
+
+
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", NAMES)
 def test_kernels_are_right_at_each_level_without_a_report(
@@ -179,3 +176,37 @@ def test_portable_kernels_are_right_on_aarch64(
     name: str, run_test: Callable[[str, Machine, str], None]
 ) -> None:
     run_test(name, emulated_aarch64(), "portable")
+
+
+@pytest.fixture
+def level_printer(tmp_path: Path) -> Path:
+    """A program that prints the level it would choose, linked so that an emulator can run it."""
+    program = tmp_path / "cpu_level_print"
+    sources = [TESTS.parent / "cpu_level_print.c", KERNELS / "cpu_level.c"]
+    compile_c(program, sources, *(f"-DHAVE_LEVEL_{level.upper()}" for level in LEVELS), "-static")
+    return program
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere there is the portable level")
+def test_the_chosen_level_is_the_highest_that_this_cpu_has(level_printer: Path) -> None:
+    executable = [level for level in LEVELS if not missing_features(level)]
+    assert run_c(level_printer).stdout == f"{executable[-1]}\n"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere there is the portable level")
+@pytest.mark.parametrize(
+    ("cpu", "level"),
+    [
+        ("Nehalem", "portable"),
+        ("Haswell", "avx2"),
+        ("Haswell,-fma", "portable"),
+        ("Haswell,-f16c", "portable"),
+        ("Haswell,-xsave", "portable"),  # an operating system that saves no AVX registers
+    ],
+)
+def test_no_level_is_chosen_that_an_emulated_cpu_lacks(
+    cpu: str, level: str, level_printer: Path
+) -> None:
+    if shutil.which("qemu-x86_64") is None:
+        pytest.skip("NOT TESTED ON OTHER CPUS: qemu-x86_64 missing; apt-get install qemu-user")
+    assert run_c(level_printer, ("qemu-x86_64", "-cpu", cpu)).stdout == f"{level}\n"
