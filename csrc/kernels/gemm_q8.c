@@ -16,17 +16,15 @@ enum {
     FEW_ROWS = 4, /* with more, tiles are faster */
 };
 
-/* gcc would take what was just stored from registers, by two instructions for each four bytes, in
- * place of a load that repeats them. */
-#define KEEP_IN_MEMORY(array) __asm__("" : "+m"(array))
-
 #if defined(__AVX512VNNI__)
 
-/* 128 more, as unsigned bytes. */
+/* 128 more, as unsigned bytes. They are to lie in memory, where a load repeats any four of them:
+ * gcc would take them from registers, by two instructions each time. */
 KERNEL_INLINE void shift_codes(const int8_t *codes, uint8_t shifted[GROUP_SIZE])
 {
     for (int k = 0; k < GROUP_SIZE; k++)
         shifted[k] = (uint8_t)codes[k] ^ 0x80;
+    __asm__("" : "+m"(*(uint8_t(*)[GROUP_SIZE])shifted));
 }
 
 KERNEL_INLINE void q8_dots(const uint8_t *slice, const int8_t *codes, size_t depth, int num_rows,
@@ -37,7 +35,6 @@ KERNEL_INLINE void q8_dots(const uint8_t *slice, const int8_t *codes, size_t dep
     vec_i32 excess[SLICE_VECS] = {{0}};
     for (int row = 0; row < num_rows; row++)
         shift_codes(codes + (size_t)row * depth, shifted[row]);
-    KEEP_IN_MEMORY(shifted);
     for (int k = 0; k < GROUP_SIZE; k += STEP_DEPTH, slice += STEP_BYTES)
         for (int i = 0; i < SLICE_VECS; i++) {
             vec_i32 weights = vec_load_i32(slice + sizeof(vec) * (size_t)i);
@@ -72,7 +69,6 @@ KERNEL_INLINE void q8_dots(const uint8_t *slice, const int8_t *codes, size_t dep
     struct widened widened[BLOCK_ROWS];
     for (int row = 0; row < num_rows; row++)
         widen_codes(codes + (size_t)row * depth, &widened[row]);
-    KEEP_IN_MEMORY(widened);
     for (int k = 0; k < GROUP_SIZE; k += STEP_DEPTH, slice += STEP_BYTES)
         for (int i = 0; i < SLICE_VECS; i++) {
             vec_i32 weights = vec_load_i32(slice + sizeof(vec) * (size_t)i);
