@@ -17,6 +17,7 @@
 
 #include "../deadline.h"
 #include "../native_thread.h"
+#include "chunk_range.h"
 #include "guest.h"
 #include "spin.h"
 #include "turns.h"
@@ -25,9 +26,6 @@
 #define CACHE_LINE 64
 
 #define HELPER_STACK_BYTES ((size_t)1024 * 1024) /* kernels keep their scratch elsewhere */
-
-/* While many chunks are left, a member takes its fair share of them in so many parts. */
-#define TAKES_PER_MEMBER 4
 
 /* How long a helper must have had no CPU time until it counts as halted. */
 #define WATCH_NS 50000
@@ -44,6 +42,7 @@
 #endif
 
 struct helper {
+    alignas(CACHE_LINE) struct chunk_range range;
     alignas(CACHE_LINE) _Atomic uint32_t asleep; /* futex: 1 while it sleeps */
     struct compute_pool *pool;
     native_thread *thread;
@@ -52,13 +51,11 @@ struct helper {
 };
 
 struct compute_pool {
-    /* The phase, on one line: who has taken a chunk has the rest as well. */
-    alignas(CACHE_LINE) _Atomic uint64_t ticket;
-    compute_work *work;
+    alignas(CACHE_LINE) struct chunk_range range; /* the caller's */
+
+    alignas(CACHE_LINE) compute_work *work; /* the phase */
     void *context;
-    int32_t num_chunks;
-    _Atomic int32_t num_members; /* that take part */
-    _Atomic int caller_cpu;      /* when it began */
+    _Atomic int caller_cpu; /* when it began */
     _Atomic bool closing;
 
     alignas(CACHE_LINE) _Atomic uint32_t done; /* futex: chunks that helpers have finished */
@@ -66,6 +63,7 @@ struct compute_pool {
 
     alignas(CACHE_LINE) int32_t limit; /* the holder's */
     int32_t num_threads;
+    int32_t num_ranges; /* num_threads when all helpers have started; they look at it before */
     pid_t process; /* where the helpers are */
     struct turns turns;
 
@@ -86,51 +84,44 @@ static void futex_wake(_Atomic uint32_t *word)
 
 /* ---- chunks ---- */
 
-static uint32_t num_untaken(uint64_t ticket)
+static struct chunk_range *range_of(struct compute_pool *pool, int32_t member)
 {
-    return (uint32_t)ticket;
+    return member == 0 ? &pool->range : &pool->helpers[member - 1].range;
 }
 
-/* Whether a member may take a chunk. Who takes part is read after the ticket: if it is of a later
- * phase, then the ticket has changed, and the chunk cannot be taken. */
-static bool may_take(struct compute_pool *pool, int32_t member, uint64_t ticket)
+static struct chunks take_chunks(struct compute_pool *pool, int32_t member)
 {
-    return num_untaken(ticket) > 0 &&
-           member < atomic_load_explicit(&pool->num_members, memory_order_relaxed);
-}
-
-/* How many chunks to take at once: many at first, since each exchange costs, and single ones at the
- * end, so that all end together (guided self-scheduling, Polychronopoulos and Kuck 1987). */
-static uint32_t share(struct compute_pool *pool, uint64_t ticket)
-{
-    int32_t num_members = atomic_load_explicit(&pool->num_members, memory_order_relaxed);
-    uint32_t num_chunks = num_untaken(ticket) / (uint32_t)(TAKES_PER_MEMBER * num_members);
-    return num_chunks > 0 ? num_chunks : 1;
-}
-
-static void work_on(struct compute_pool *pool, int32_t first_chunk, uint32_t num_chunks,
-                    int32_t member)
-{
-    for (int32_t i = 0; i < (int32_t)num_chunks; i++)
-        pool->work(pool->context, first_chunk + i, member);
+    struct chunks taken = chunk_range_take(range_of(pool, member), member, true);
+    for (int32_t i = 1; taken.count == 0 && i < pool->num_ranges; i++) {
+        int32_t other = (member + i) % pool->num_ranges;
+        taken = chunk_range_take(range_of(pool, other), member, false);
+    }
+    return taken;
 }
 
 /* Takes chunks and works on them until none is left; gives their number. The phase is read only
- * after chunks of it were taken, since it stays as it is only until all are done. The ticket is
- * read once: the exchange says what it is, at half the price of a look before. */
+ * after chunks of it were taken, since it stays as it is only until all are done. */
 static uint32_t take_part(struct compute_pool *pool, int32_t member)
 {
     uint32_t num_done = 0;
-    uint64_t ticket = atomic_load(&pool->ticket);
-    while (may_take(pool, member, ticket)) {
-        uint32_t num_taken = share(pool, ticket);
-        if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket - num_taken))
-            continue;
-        work_on(pool, pool->num_chunks - (int32_t)num_untaken(ticket), num_taken, member);
-        num_done += num_taken;
-        ticket -= num_taken;
+    for (;;) {
+        struct chunks taken = take_chunks(pool, member);
+        if (taken.count == 0)
+            return num_done;
+        for (int32_t i = 0; i < taken.count; i++)
+            pool->work(pool->context, taken.first + i, member);
+        num_done += (uint32_t)taken.count;
     }
-    return num_done;
+}
+
+static bool has_chunks(struct compute_pool *pool, int32_t member)
+{
+    for (int32_t i = 0; i < pool->num_ranges; i++) {
+        uint64_t word = atomic_load(&range_of(pool, i)->word);
+        if (chunk_range_available(word, member) > 0)
+            return true;
+    }
+    return false;
 }
 
 /* ---- helpers ---- */
@@ -138,8 +129,7 @@ static uint32_t take_part(struct compute_pool *pool, int32_t member)
 static bool has_cause(struct helper *helper)
 {
     struct compute_pool *pool = helper->pool;
-    return may_take(pool, helper->member, atomic_load(&pool->ticket)) ||
-           atomic_load(&pool->closing);
+    return has_chunks(pool, helper->member) || atomic_load(&pool->closing);
 }
 
 static void sleep_until_woken(struct helper *helper)
@@ -240,18 +230,27 @@ static void run_alone(compute_work *work, void *context, int32_t num_chunks)
         work(context, chunk, 0);
 }
 
+/* Once a range is stored, its chunks can be taken: everything else comes before. */
 static void publish(struct compute_pool *pool, compute_work *work, void *context,
                     int32_t num_chunks)
 {
-    uint64_t phase = (atomic_load_explicit(&pool->ticket, memory_order_relaxed) >> 32) + 1;
     pool->work = work;
     pool->context = context;
-    pool->num_chunks = num_chunks;
-    atomic_store_explicit(&pool->num_members, pool->limit, memory_order_relaxed);
     atomic_store_explicit(&pool->caller_cpu, guest_current_cpu(), memory_order_relaxed);
     atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
-    uint64_t ticket = phase << 32 | (uint32_t)num_chunks;
-    atomic_store_explicit(&pool->ticket, ticket, COMPUTE_POOL_PUBLISH_ORDER);
+    for (int32_t member = pool->limit - 1; member >= 0; member--) {
+        int32_t first = (int32_t)((int64_t)num_chunks * member / pool->limit);
+        int32_t end = (int32_t)((int64_t)num_chunks * (member + 1) / pool->limit);
+        atomic_store_explicit(&range_of(pool, member)->word,
+                              chunk_range_word(pool->limit, first, end),
+                              COMPUTE_POOL_PUBLISH_ORDER);
+    }
+}
+
+static void wake_helpers(struct compute_pool *pool, int32_t num_chunks)
+{
+    for (int32_t member = 1; member < pool->limit && member < num_chunks; member++)
+        wake(&pool->helpers[member - 1]);
 }
 
 void compute_pool_run(struct compute_pool *pool, compute_work *work, void *context,
@@ -262,8 +261,7 @@ void compute_pool_run(struct compute_pool *pool, compute_work *work, void *conte
         return;
     }
     publish(pool, work, context, num_chunks);
-    for (int32_t member = 1; member < pool->limit && member < num_chunks; member++)
-        wake(&pool->helpers[member - 1]);
+    wake_helpers(pool, num_chunks);
     uint32_t num_done = take_part(pool, 0);
     wait_until_done(pool, (uint32_t)num_chunks - num_done);
 }
@@ -319,6 +317,7 @@ static struct compute_pool *new_pool(int32_t max_threads)
         return NULL;
     memset(pool, 0, size);
     pool->num_threads = 1;
+    pool->num_ranges = max_threads;
     pool->process = getpid();
     int status = turns_init(&pool->turns);
     if (status == 0)

@@ -6,10 +6,9 @@
  * helper that the scheduler took off its CPU delays the chunks that it holds, if it holds some, and
  * otherwise nothing; the caller never waits for it to come back.
  *
- *   ticket   phase number << 32 | chunks not yet taken     one atomic word; chunks are taken by
- *                                                          compare-and-swap, so a helper that is
- *                                                          late by a phase takes nothing of it
- *   done     chunks that helpers have finished
+ *   range   of each member: consecutive chunks that it begins with, and from whose end the others
+ *           take when they have finished theirs (chunk_range.h)
+ *   done    chunks that helpers have finished
  *
  * A helper that finds nothing spins for some microseconds (the next phase is near), then sleeps on
  * a futex. If another process takes a helper's CPU, the caller lends it its own (guest.h), and a
