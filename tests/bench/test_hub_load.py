@@ -1,0 +1,119 @@
+"""bench/hub_load.py compares the right steps, on the engine that a server has."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import transformers
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers
+
+import hub_load
+from hub_load import Figures, HubLoad, Level, Run, burn_while, full_steps
+from support.native_network import NATIVE_SIZES
+from support.tiny_models import random_model
+from timed_engine import StepTime
+
+BYTE_LLAMA = transformers.LlamaConfig(**{**NATIVE_SIZES, "vocab_size": 256})
+"""Its tokens are single bytes."""
+
+NUM_TOKENS = 100
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model directory, and nothing cached of it but in another one beside it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    random_model(BYTE_LLAMA).save_pretrained(tmp_path / "model")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Backend(models.BPE({token: i for i, token in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.save(str(tmp_path / "model" / "tokenizer.json"))
+    return tmp_path / "model"
+
+
+@pytest.fixture(autouse=True)
+def same_switch_interval() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(before)
+
+
+def steps(*tokens: int) -> list[StepTime]:
+    """One every 10 s; each takes as many seconds as it has tokens."""
+    return [StepTime(10.0 * i, float(count), count) for i, count in enumerate(tokens)]
+
+
+def run_of(durations_s: Sequence[float], intervals_s: Sequence[float], share: float = 0.0) -> Run:
+    return Run(list(durations_s), list(intervals_s), share)
+
+
+def test_only_steps_with_a_token_of_every_stream_count() -> None:
+    durations_s, intervals_s = full_steps(steps(64, 33, 2, 2, 1, 2, 2, 2, 1), 2)
+    assert durations_s == [2.0] * 5
+    assert intervals_s == [10.0] * 3
+
+
+def test_figures_are_medians_over_all_runs() -> None:
+    figures = Figures.of(
+        [run_of([0.001, 0.002], [0.003], 0.25), run_of([0.009], [0.004, 0.005], 0.75)]
+    )
+    assert figures.num_steps == 3
+    assert figures.step_ms == pytest.approx(2)
+    assert figures.interval_ms == pytest.approx(4)
+    assert figures.hub_percent == pytest.approx(50)
+
+
+def test_growth_is_loaded_over_alone() -> None:
+    level = Level(
+        num_streams=1,
+        alone=Figures.of([run_of([0.002], [0.004])]),
+        loaded=Figures.of([run_of([0.003], [0.005])]),
+    )
+    assert level.step_growth == pytest.approx(1.5)
+    assert level.interval_growth == pytest.approx(1.25)
+
+
+def test_streams_that_never_ran_together_are_no_measurement() -> None:
+    with pytest.raises(ValueError, match="raise --tokens"):
+        Figures.of([run_of([0.001], [])])
+
+
+@pytest.mark.parametrize("period_s", [0.002, 0.0001], ids=["in time", "always late"])
+def test_the_hub_burns_python_until_it_is_no_longer_wanted(period_s: float) -> None:
+    wanted = iter([True, True, False])
+    burn_while(lambda: next(wanted), HubLoad(0.001, period_s))
+    assert list(wanted) == []
+
+
+def test_it_prints_and_writes_both_kinds_of_each_level(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "figures.json"
+    arguments = ["--model", str(directory), "--dtype", "float32", "--streams", "1,2"]
+    arguments += [f"--tokens={NUM_TOKENS}", "--repeats=2", "--busy-ms=1", "--period-ms=2"]
+    assert hub_load.main([*arguments, "--json", str(file)]) == 0
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["1", "2"]
+    figures = json.loads(file.read_text())
+    one, two = figures["levels"]
+    assert one["alone"]["num_steps"] == one["loaded"]["num_steps"] == 2 * (NUM_TOKENS - 1)
+    assert 0 < two["alone"]["num_steps"] < 2 * NUM_TOKENS
+    assert all(level["step_growth"] > 0 and level["interval_growth"] > 0 for level in (one, two))
+
+
+def test_what_cannot_be_measured_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hub_load.main(["--model", str(tmp_path / "none.gguf")]) == 2
+    assert "Nothing measured" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argument", ["--streams=0", "--tokens=8", "--repeats=0"])
+def test_arguments_that_measure_nothing_are_refused(argument: str) -> None:
+    with pytest.raises(SystemExit):
+        hub_load.argument_parser().parse_args([argument])
