@@ -1,6 +1,7 @@
 """How far each dtype is from float32, on a fixed text, on the kernels that the server runs.
 
     python bench/accuracy.py --level all
+    python bench/accuracy.py --kv-cache-dtype int8
 
 The idea: two networks, one of them in float32, read the same text, and are asked after each
 token for the whole distribution of the next one. No sampling is involved, so the figures are
@@ -22,15 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from realtime_serve._kernels import Transformer, cpu_levels, shared_compute_pool
+from realtime_serve.default_model import default_model_path
+from realtime_serve.engine.native_runner import kv_format
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import BLOCK_SIZE, SamplingRow, ScheduledRows
 from realtime_serve.errors import ModelLoadError, ServeError
 from realtime_serve.model_files import load_packed
-from realtime_serve.models import default_model_path
 from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.nn.native_llama import NativeShape, unsupported_reason
 from realtime_serve.text.model import load_gguf_text, load_hf_text
-from realtime_serve.types import NO_CACHE_DIR, SamplingParams
+from realtime_serve.types import KV_CACHE_DTYPES, NO_CACHE_DIR, KVCacheDType, SamplingParams
 from realtime_serve.weights.checkpoint import Checkpoint, open_checkpoint
 from realtime_serve.weights.packed_file import PackedWeights
 
@@ -66,10 +68,16 @@ class Network:
         weights: Packed for `dtype`.
         dtype: Its arithmetic.
         level: The CPU level of its kernels.
+        kv_cache_dtype: What its keys and values are kept in; "auto" is as the server has it.
     """
 
     def __init__(
-        self, shape: NativeShape, weights: PackedWeights, dtype: PackedDType, level: str
+        self,
+        shape: NativeShape,
+        weights: PackedWeights,
+        dtype: PackedDType,
+        level: str,
+        kv_cache_dtype: KVCacheDType = "auto",
     ) -> None:
         pool = shared_compute_pool()
         self._vocab_size = shape.vocab_size
@@ -82,8 +90,7 @@ class Network:
             max_rows=CHUNK_TOKENS,
             max_outputs=CHUNK_TOKENS,
         )
-        kv_format = "f32" if dtype == "float32" else "bf16"  # as the server has it
-        self._transformer.allocate_kv_cache(kv_format, len(_BLOCK_TABLE))
+        self._transformer.allocate_kv_cache(kv_format(dtype, kv_cache_dtype), len(_BLOCK_TABLE))
 
     def logits(self, chunk: Sequence[int], start_position: int) -> Floats:
         """What may come after each token of a chunk.
@@ -195,7 +202,10 @@ def windows(token_ids: Sequence[int]) -> Iterator[Sequence[int]]:
 
 
 def measure(
-    checkpoint: Checkpoint, token_ids: Sequence[int], levels: Sequence[str]
+    checkpoint: Checkpoint,
+    token_ids: Sequence[int],
+    levels: Sequence[str],
+    kv_cache_dtype: KVCacheDType,
 ) -> Iterator[str]:
     """The rows of the table, each when it is known.
 
@@ -203,6 +213,7 @@ def measure(
         checkpoint: The model. It is packed anew, and nothing of it is kept.
         token_ids: The text.
         levels: CPU levels to measure; the reference runs on the best one there is.
+        kv_cache_dtype: Of the networks to measure; the reference has its own.
 
     Raises:
         ModelLoadError: The model cannot be used.
@@ -219,7 +230,7 @@ def measure(
     for dtype in DTYPES:
         weights = exact if dtype == REFERENCE else _pack(checkpoint, dtype)
         for level in levels:
-            other = Network(shape, weights, dtype, level)
+            other = Network(shape, weights, dtype, level, kv_cache_dtype)
             yield row(dtype, level, weights, compare(reference, other, token_ids))
 
 
@@ -293,6 +304,12 @@ def argument_parser() -> argparse.ArgumentParser:
         default="best",
         help="CPU levels: best, all, or a list (default: %(default)s)",
     )
+    parser.add_argument(
+        "--kv-cache-dtype",
+        choices=KV_CACHE_DTYPES,
+        default="auto",
+        help="what keys and values are kept in (default: as the server does beside each dtype)",
+    )
     return parser
 
 
@@ -316,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{checkpoint.name} on {args.text.name}: {num_predicted} tokens predicted, in windows "
             f"of {WINDOW_TOKENS}; float32 is that of level {cpu_levels()[-1]}.\n\n{HEADER}"
         )
-        for line in measure(checkpoint, token_ids, args.levels):
+        for line in measure(checkpoint, token_ids, args.levels, args.kv_cache_dtype):
             print(line, flush=True)
     except (ServeError, OSError, ValueError) as error:
         print(f"Nothing measured: {error}", file=sys.stderr)

@@ -41,7 +41,7 @@ cdef dict EMBEDDING_FORMATS = {
     "bf16": <int>EMBEDDING_BF16,
     "Q8_0": <int>EMBEDDING_Q8_0,
 }
-cdef dict KV_FORMATS = {"f32": <int>KV_F32, "bf16": <int>KV_BF16}
+cdef dict KV_FORMATS = {"f32": <int>KV_F32, "bf16": <int>KV_BF16, "int8": <int>KV_INT8}
 
 # Bytes that a group of 32 values takes in a checkpoint.
 cdef dict STORED_GROUP_BYTES = {"f32": 128, "bf16": 64, "Q8_0": 34, "Q4_0": 18, "Q4_1": 20}
@@ -181,6 +181,13 @@ def shared_compute_pool():
     if process_pool is None or process_pool.pid != getpid():
         process_pool = ComputePool(len(_sched_getaffinity(0)))
     return process_pool
+
+
+# --- the KV cache ---------------------------------------------------------------
+
+
+def kv_block_nbytes(str format, int32_t head_dim):
+    return 2 * kv_block_bytes(<kv_format>number_of(KV_FORMATS, format), head_dim)
 
 
 # --- the transformer ------------------------------------------------------------

@@ -30,6 +30,7 @@ cdef extern from "kernels/kv_cache.h" nogil:
     cdef enum kv_format:
         KV_F32
         KV_BF16
+        KV_INT8
 
     cdef struct kv_cache:
         kv_format format

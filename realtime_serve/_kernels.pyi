@@ -83,6 +83,17 @@ def shared_compute_pool() -> ComputePool:
         MemoryError: The threads could not be started.
     """
 
+def kv_block_nbytes(format: str, head_dim: int) -> int:
+    """Bytes that a block of the KV cache takes for one layer and one key-value head.
+
+    Args:
+        format: "f32", "bf16" or "int8".
+        head_dim: Width of the head.
+
+    Raises:
+        ValueError: There is no such format.
+    """
+
 class _Shape(Protocol):
     """What a Transformer has to know beside its weights; attributes as in LlamaConfig."""
 
@@ -181,7 +192,7 @@ class Transformer:
         """Make the KV cache; once. A block costs memory when it is first written.
 
         Args:
-            format: "f32" or "bf16".
+            format: "f32", "bf16" or "int8".
             num_blocks: Blocks of 16 tokens.
 
         Raises:

@@ -1,6 +1,6 @@
 /* attention: the attention of one step, beside the floor that memory and arithmetic set.
  *
- *   attention FORMAT THREADS      f32 or bf16; 1, 2, ...
+ *   attention FORMAT THREADS      f32, bf16 or int8; 1, 2, ...
  *
  * Method. The cache of SmolLM2-135M for 64 sequences of 512 tokens, far more than the CPU's caches
  * hold. `decode` is a step with one row for each sequence, which reads all of it once; its floor is
@@ -17,7 +17,6 @@
 #define _GNU_SOURCE 1 /* madvise, syscall */
 
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,8 +48,21 @@ enum {
 
 /* ---- the data ---- */
 
+struct format {
+    const char *name;
+    enum kv_format cache;
+    enum weight_format products; /* with the same floor; for int8, whose queries and weights have
+                                  * 16 bits, that of bf16 */
+};
+
+static const struct format formats[] = {
+    {"f32", KV_F32, WEIGHTS_F32},
+    {"bf16", KV_BF16, WEIGHTS_BF16},
+    {"int8", KV_INT8, WEIGHTS_BF16},
+};
+
 struct bench {
-    enum weight_format weights; /* whose floor_compute is the cache's format's */
+    const struct format *format;
     int num_threads;
     struct kv_cache cache;
     int32_t block_table[NUM_BLOCKS]; /* sequence after sequence */
@@ -79,6 +91,15 @@ static float next_random(uint32_t *state)
     return (float)(int32_t)*state * 0x1p-31f;
 }
 
+static void fill_int8(char *block, uint32_t *state)
+{
+    const size_t block_bytes = kv_block_bytes(KV_INT8, HEAD_DIM);
+    for (int i = 0; i < KV_BLOCK_TOKENS; i++)
+        ((float *)block)[i] = 1.0f / KV_GREATEST_CODE;
+    for (size_t i = KV_SCALES_BYTES; i < block_bytes; i++)
+        block[i] = (char)(next_random(state) * KV_GREATEST_CODE);
+}
+
 static void *allocate_random(enum kv_format format, size_t bytes)
 {
     void *memory = allocate(bytes);
@@ -86,14 +107,18 @@ static void *allocate_random(enum kv_format format, size_t bytes)
     if (format == KV_F32)
         for (size_t i = 0; i < bytes / sizeof(float); i++)
             ((float *)memory)[i] = next_random(&state);
-    else
+    else if (format == KV_BF16)
         for (size_t i = 0; i < bytes / sizeof(bf16); i++)
             ((bf16 *)memory)[i] = bf16_from_float(next_random(&state));
+    else
+        for (size_t i = 0; i < bytes; i += kv_block_bytes(format, HEAD_DIM))
+            fill_int8((char *)memory + i, &state);
     return memory;
 }
 
-static void bench_init(struct bench *bench, enum kv_format format)
+static void bench_init(struct bench *bench)
 {
+    const enum kv_format format = bench->format->cache;
     const size_t row_bytes = ROW_WIDTH * sizeof(float);
     bench->cache = (struct kv_cache){.format = format, .num_layers = NUM_LAYERS,
                                      .num_heads = NUM_KV_HEADS, .head_dim = HEAD_DIM,
@@ -130,7 +155,8 @@ static void read_cache(const struct task *task)
 
 static void compute(const struct task *task)
 {
-    result = floor_compute(task->bench->weights, task->num_operations / task->bench->num_threads);
+    const struct bench *bench = task->bench;
+    result = floor_compute(bench->format->products, task->num_operations / bench->num_threads);
 }
 
 /* `row` of the queries is the first row of the tile. */
@@ -141,10 +167,8 @@ static void attend(const struct task *task, struct attention_tile tile, int32_t 
     tile.queries = task->bench->queries + first;
     tile.out = task->bench->out + first;
     tile.row_stride = ROW_WIDTH;
-    if (task->bench->cache.format == KV_F32)
-        KERNEL(attend_f32)(&task->bench->cache, &tile, task->scratch);
-    else
-        KERNEL(attend_bf16)(&task->bench->cache, &tile, task->scratch);
+    const struct kv_cache *cache = &task->bench->cache;
+    KERNEL(kernel_ops).attend[cache->format](cache, &tile, task->scratch);
 }
 
 static void decode_row(const struct task *task, int32_t layer, int32_t kv_head, int32_t sequence)
@@ -281,8 +305,16 @@ static void request_amx(void)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: attention f32|bf16 THREADS (1 to %d)\n", MAX_THREADS);
+    fprintf(stderr, "usage: attention f32|bf16|int8 THREADS (1 to %d)\n", MAX_THREADS);
     return 2;
+}
+
+static const struct format *find_format(const char *name)
+{
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (strcmp(formats[i].name, name) == 0)
+            return &formats[i];
+    return NULL;
 }
 
 int main(int num_arguments, char **arguments)
@@ -290,15 +322,12 @@ int main(int num_arguments, char **arguments)
     static struct bench bench;
     if (num_arguments != 3)
         return usage();
-    bool is_f32 = strcmp(arguments[1], "f32") == 0;
-    if (!is_f32 && strcmp(arguments[1], "bf16") != 0)
-        return usage();
-    bench.weights = is_f32 ? WEIGHTS_F32 : WEIGHTS_BF16;
+    bench.format = find_format(arguments[1]);
     bench.num_threads = atoi(arguments[2]);
-    if (bench.num_threads < 1 || bench.num_threads > MAX_THREADS)
+    if (bench.format == NULL || bench.num_threads < 1 || bench.num_threads > MAX_THREADS)
         return usage();
     request_amx();
-    bench_init(&bench, is_f32 ? KV_F32 : KV_BF16);
+    bench_init(&bench);
     printf("%s, %s, %d threads\n", TEXT_OF(KERNEL_LEVEL), arguments[1], bench.num_threads);
     run(&bench);
     return 0;

@@ -170,6 +170,7 @@ static void attend(const struct kv_cache *cache, const struct attention_tile *ti
         .scratch = scratch,
         .queries = scratch->vectors,
         .output = scratch->vectors + ATTENTION_MAX_QUERIES * cache->head_dim,
+        .workspace = scratch->vectors + 2 * ATTENTION_MAX_QUERIES * cache->head_dim,
     };
     int32_t num_queries = tile->num_rows * tile->group;
     for (int32_t first = 0; first < num_queries; first += ATTENTION_MAX_QUERIES) {
@@ -188,4 +189,10 @@ void KERNEL(attend_bf16)(const struct kv_cache *cache, const struct attention_ti
                          void *scratch)
 {
     attend(cache, tile, scratch, &KERNEL(attention_bf16));
+}
+
+void KERNEL(attend_int8)(const struct kv_cache *cache, const struct attention_tile *tile,
+                         void *scratch)
+{
+    attend(cache, tile, scratch, &KERNEL(attention_int8));
 }

@@ -17,9 +17,11 @@
  *
  * What the levels do differently is behind struct attention_method:
  *
- *   attention_vec.c      both products by vectors, at any level
- *   attention_amx.c      both products by AMX tiles
- *   attention_rounded.c  queries and weights as bf16, which VDPBF16PS and AMX want
+ *   attention_vec.c        both products by vectors, at any level
+ *   attention_amx.c        both products by AMX tiles of bf16
+ *   attention_amx_int8.c   both products by AMX tiles of bytes
+ *   attention_rounded.c    queries and weights as bf16, which VDPBF16PS and AMX want
+ *   attention_quantized.c  queries and weights as whole numbers, for a cache of such
  */
 #ifndef REALTIME_SERVE_ATTENTION_H
 #define REALTIME_SERVE_ATTENTION_H
@@ -44,8 +46,9 @@ struct attention {
     int32_t num_blocks_left; /* in the part and after it */
 
     struct attention_scratch *scratch;
-    void *queries; /* [query][head_dim], scaled; float or bf16, as the method wants */
+    void *queries; /* [query][head_dim], scaled; float, bf16 or codes, as the method wants */
     float *output; /* [query][head_dim] */
+    void *workspace; /* ATTENTION_PART_TOKENS times head_dim bytes, for the method */
 };
 
 struct attention_method {
@@ -69,12 +72,19 @@ struct attention_method {
 
 extern const struct attention_method KERNEL(attention_f32);
 extern const struct attention_method KERNEL(attention_bf16);
+extern const struct attention_method KERNEL(attention_int8);
 
 /* store_query and exponentiate of the methods that round to bf16; see attention_rounded.c. */
 void KERNEL(attention_store_rounded)(const struct attention *attention, int32_t query,
                                      const float *values, float scale);
 float KERNEL(attention_exponentiate_rounded)(const struct attention *attention, int32_t query,
                                              int32_t num_tokens, float greatest);
+
+/* What the methods for KV_INT8 share; see attention_quantized.c. */
+void KERNEL(attention_store_quantized)(const struct attention *attention, int32_t query,
+                                       const float *values, float scale);
+float KERNEL(attention_exponentiate_quantized)(const struct attention *attention, int32_t query,
+                                               int32_t num_tokens, float greatest);
 
 /* ---- blocks ---- */
 

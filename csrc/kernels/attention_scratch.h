@@ -10,10 +10,14 @@
 struct attention_scratch {
     float scores[ATTENTION_MAX_QUERIES][ATTENTION_PART_TOKENS];
     bf16 weights[ATTENTION_MAX_QUERIES][ATTENTION_PART_TOKENS]; /* where they are rounded */
+    int16_t weight_codes[ATTENTION_MAX_QUERIES][ATTENTION_PART_TOKENS]; /* or by bytes */
+    float weight_scales[ATTENTION_MAX_QUERIES];
+    float query_scales[ATTENTION_MAX_QUERIES];
     float greatest[ATTENTION_MAX_QUERIES]; /* score so far */
     float total[ATTENTION_MAX_QUERIES];    /* of the weights so far */
     float rescale[ATTENTION_MAX_QUERIES];  /* what the sums so far are multiplied by */
-    float vectors[]; /* queries, then outputs: ATTENTION_MAX_QUERIES times head_dim each */
+    float vectors[]; /* queries, then outputs: ATTENTION_MAX_QUERIES times head_dim each; then a
+                      * workspace: ATTENTION_PART_TOKENS times head_dim bytes */
 };
 
 #endif

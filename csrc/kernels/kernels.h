@@ -23,6 +23,8 @@ void KERNEL(attend_f32)(const struct kv_cache *cache, const struct attention_til
                         void *scratch);
 void KERNEL(attend_bf16)(const struct kv_cache *cache, const struct attention_tile *tile,
                          void *scratch);
+void KERNEL(attend_int8)(const struct kv_cache *cache, const struct attention_tile *tile,
+                         void *scratch);
 
 sample_row KERNEL(sample);
 

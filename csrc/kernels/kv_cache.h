@@ -5,9 +5,14 @@
  *
  *   KV_F32    key [d][t]           value [t][d]            float
  *   KV_BF16   key [d / 2][t][d % 2]  value [t / 2][d][t % 2]   bf16
+ *   KV_INT8   key [d / 4][t][d % 4]  value [t / 4][d][t % 4]   codes of 8 bits, after 16 scales
  *
  * so that both products of attention read a vector of tokens or of dimensions at once and never
- * add up across lanes. Blocks of one layer and head lie side by side ([layer][head][block]):
+ * add up across lanes. In KV_INT8 a token's key and its value have a float32 scale each, the first
+ * 64 bytes of a block: a value is its code times its token's scale (codes.h). It is made of that
+ * token alone, when it is written: what stands in a block does not depend on when its tokens came.
+ *
+ * Blocks of one layer and head lie side by side ([layer][head][block]):
  * attention then reads memory in order if the sequence's blocks are consecutive.
  */
 #ifndef REALTIME_SERVE_KV_CACHE_H
@@ -18,7 +23,7 @@
 
 #define KV_BLOCK_TOKENS 16
 
-enum kv_format { KV_F32, KV_BF16, NUM_KV_FORMATS };
+enum kv_format { KV_F32, KV_BF16, KV_INT8, NUM_KV_FORMATS };
 
 /* Borrows `keys` and `values`, each of kv_cache_bytes() bytes at a multiple of 64, zero at first:
  * what lies past a sequence's end is multiplied by zero, and must not be NaN. */
@@ -32,10 +37,16 @@ struct kv_cache {
     void *values;
 };
 
+/* Of KV_INT8. */
+#define KV_SCALES_BYTES (KV_BLOCK_TOKENS * sizeof(float)) /* the codes begin after them */
+#define KV_GREATEST_CODE 127
+
 static inline size_t kv_block_bytes(enum kv_format format, int32_t head_dim)
 {
-    size_t value_bytes = format == KV_F32 ? sizeof(float) : sizeof(uint16_t);
-    return (size_t)KV_BLOCK_TOKENS * (size_t)head_dim * value_bytes;
+    size_t num_values = (size_t)KV_BLOCK_TOKENS * (size_t)head_dim;
+    if (format == KV_INT8)
+        return KV_SCALES_BYTES + num_values;
+    return num_values * (format == KV_F32 ? sizeof(float) : sizeof(uint16_t));
 }
 
 /* Bytes of all keys; the values take as many. */

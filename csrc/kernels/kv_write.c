@@ -3,6 +3,7 @@
  * A token owns single values of a block, never a whole word: two tokens of a pair may be written
  * by two threads, and so nothing is read back and blended.
  */
+#include "codes.h"
 #include "kernels.h"
 #include "vec_bf16.h"
 
@@ -47,6 +48,44 @@ static void write_value_bf16(bf16 *block, int32_t head_dim, int32_t slot, const 
     }
 }
 
+/* Stores the scale of a token's values. */
+static float begin_int8(char *block, int32_t head_dim, int32_t slot, const float *values)
+{
+    struct code_steps steps = codes_steps(codes_greatest(values, head_dim), KV_GREATEST_CODE);
+    memcpy(block + (size_t)slot * sizeof(float), &steps.scale, sizeof steps.scale);
+    return steps.factor;
+}
+
+static void quantize_values(const float *values, float factor, int8_t *codes)
+{
+    for (int32_t i = 0; i < ROUNDED_VALUES; i += VEC_LANES)
+        codes_store8(codes + i, codes_of(vec_load(values + i), factor));
+}
+
+static void write_key_int8(char *block, int32_t head_dim, int32_t slot, const float *key)
+{
+    int8_t codes[ROUNDED_VALUES];
+    float factor = begin_int8(block, head_dim, slot, key);
+    for (int32_t first = 0; first < head_dim; first += ROUNDED_VALUES) {
+        quantize_values(key + first, factor, codes);
+        char *fours = block + KV_SCALES_BYTES + first * KV_BLOCK_TOKENS + 4 * slot;
+        for (int32_t d = 0; d < ROUNDED_VALUES; d += 4)
+            memcpy(fours + d * KV_BLOCK_TOKENS, codes + d, 4);
+    }
+}
+
+static void write_value_int8(char *block, int32_t head_dim, int32_t slot, const float *value)
+{
+    int8_t codes[ROUNDED_VALUES];
+    float factor = begin_int8(block, head_dim, slot, value);
+    int8_t *token = (int8_t *)block + KV_SCALES_BYTES + slot / 4 * 4 * head_dim + slot % 4;
+    for (int32_t first = 0; first < head_dim; first += ROUNDED_VALUES) {
+        quantize_values(value + first, factor, codes);
+        for (int32_t d = 0; d < ROUNDED_VALUES; d++)
+            token[4 * (first + d)] = codes[d];
+    }
+}
+
 static void *block_in(void *values, const struct kv_cache *cache, int32_t layer, int32_t head,
                       int32_t block)
 {
@@ -59,6 +98,8 @@ void KERNEL(kv_write_key)(const struct kv_cache *cache, int32_t layer, int32_t h
     void *keys = block_in(cache->keys, cache, layer, head, block);
     if (cache->format == KV_F32)
         write_key_f32(keys, cache->head_dim, slot, key);
+    else if (cache->format == KV_INT8)
+        write_key_int8(keys, cache->head_dim, slot, key);
     else
         write_key_bf16(keys, cache->head_dim, slot, key);
 }
@@ -69,6 +110,8 @@ void KERNEL(kv_write_value)(const struct kv_cache *cache, int32_t layer, int32_t
     void *values = block_in(cache->values, cache, layer, head, block);
     if (cache->format == KV_F32)
         write_value_f32(values, cache->head_dim, slot, value);
+    else if (cache->format == KV_INT8)
+        write_value_int8(values, cache->head_dim, slot, value);
     else
         write_value_bf16(values, cache->head_dim, slot, value);
 }

@@ -34,6 +34,7 @@ const struct kernel_ops KERNEL(kernel_ops) = {
         {
             [KV_F32] = KERNEL(attend_f32),
             [KV_BF16] = KERNEL(attend_bf16),
+            [KV_INT8] = KERNEL(attend_int8),
         },
     .sample = KERNEL(sample),
 };

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from realtime_serve._kernels import Transformer
-from realtime_serve.engine.runner import BLOCK_SIZE, SampledToken, ScheduledRows
+from realtime_serve._kernels import Transformer, kv_block_nbytes
+from realtime_serve.engine.packing import PackedDType
+from realtime_serve.engine.runner import SampledToken, ScheduledRows
 from realtime_serve.nn.native_llama import NativeShape
+from realtime_serve.types import KVCacheDType
 
-KV_VALUE_BYTES = {"f32": 4, "bf16": 2}
+_KV_FORMATS = {"float32": "f32", "bfloat16": "bf16", "int8": "int8"}
+
+
+def kv_format(dtype: PackedDType, kv_cache_dtype: KVCacheDType) -> str:
+    """What the KV cache of a native network holds, in the kernels' words.
+
+    Args:
+        dtype: The network's arithmetic.
+        kv_cache_dtype: As configured; "auto" loses nothing of what the arithmetic has.
+
+    Returns:
+        "f32", "bf16" or "int8".
+    """
+    if kv_cache_dtype == "auto":
+        return "f32" if dtype == "float32" else "bf16"
+    return _KV_FORMATS[kv_cache_dtype]
 
 
 class NativeRunner:
@@ -17,7 +34,7 @@ class NativeRunner:
     Args:
         transformer: The network, without a KV cache yet.
         shape: Its sizes.
-        kv_format: What the KV cache holds: "f32" or "bf16".
+        kv_format: What the KV cache holds: "f32", "bf16" or "int8".
 
     Attributes:
         vocab_size: The network's.
@@ -26,8 +43,8 @@ class NativeRunner:
 
     def __init__(self, transformer: Transformer, shape: NativeShape, kv_format: str) -> None:
         self.vocab_size = shape.vocab_size
-        per_token = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
-        self.bytes_per_block = BLOCK_SIZE * per_token * KV_VALUE_BYTES[kv_format]
+        num_heads = shape.num_layers * shape.num_kv_heads
+        self.bytes_per_block = num_heads * kv_block_nbytes(kv_format, shape.head_dim)
         self._transformer = transformer
         self._kv_format = kv_format
 

@@ -20,6 +20,7 @@ from realtime_serve._kernels import cpu_levels
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.nn.native_llama import NativeShape
+from realtime_serve.types import KVCacheDType
 from realtime_serve.weights.checkpoint import open_checkpoint
 from realtime_serve.weights.packed_file import PackedWeights
 from support.native_network import CONFIGS, NATIVE_SIZES, packed_sections
@@ -60,10 +61,16 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def network(model: transformers.PreTrainedModel, dtype: PackedDType, level: str = "") -> Network:
+def network(
+    model: transformers.PreTrainedModel,
+    dtype: PackedDType,
+    level: str = "",
+    kv_cache_dtype: KVCacheDType = "auto",
+) -> Network:
     config = LlamaConfig.from_hf(model.config.to_dict())
     weights: PackedWeights = packed_sections(model, FORMATS[dtype])  # type: ignore[assignment]
-    return Network(NativeShape.from_config(config), weights, dtype, level or cpu_levels()[-1])
+    shape = NativeShape.from_config(config)
+    return Network(shape, weights, dtype, level or cpu_levels()[-1], kv_cache_dtype)
 
 
 def random_logits(seed: int) -> np.ndarray:
@@ -156,6 +163,19 @@ def test_fewer_bits_are_farther_from_float32(
     assert distances[0] < 1e-6
 
 
+@pytest.mark.parametrize("level", cpu_levels())
+def test_fewer_bits_of_keys_and_values_are_farther_from_float32(
+    model: transformers.PreTrainedModel, text: list[int], level: str
+) -> None:
+    reference = network(model, "float32")
+    caches: list[KVCacheDType] = ["float32", "bfloat16", "int8"]
+    distances = [
+        accuracy.compare(reference, network(model, "float32", level, each), text[:200]).mean_kl
+        for each in caches
+    ]
+    assert distances == sorted(set(distances))
+
+
 def test_a_step_reads_all_weights_but_the_embedding(model: transformers.PreTrainedModel) -> None:
     weights = packed_sections(model, "f32")
     values = sum(parameter.numel() for parameter in model.parameters())
@@ -181,6 +201,18 @@ def test_the_table_has_a_row_for_each_dtype_and_level(
     rows = re.findall(r"^\| (\w+) \| (\w+) \| ", out, re.MULTILINE)
     assert rows == [(dtype, level) for dtype in FORMATS for level in levels]
     assert f"| float32 | {levels[-1]} | 1 | 0.0e+00 | 100.0% |" in out
+
+
+def test_only_the_networks_to_measure_have_the_kv_cache_that_is_asked_for(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a text of a few bytes")
+    arguments = ["--model", str(directory), "--text", str(text), "--kv-cache-dtype", "int8"]
+    assert accuracy.main(arguments) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^\| float32 \| ", out, re.MULTILINE)
+    assert "| 0.0e+00 |" not in out
 
 
 def test_what_cannot_be_measured_is_told(

@@ -46,6 +46,7 @@ CONFIGS: Mapping[str, transformers.PretrainedConfig] = {
 """One of each kind that the network distinguishes."""
 
 KV_FORMATS = {"f32": "f32", "bf16": "bf16", "q8": "bf16", "q4": "bf16"}
+"""What the KV cache holds beside weights of a format, if a test does not say."""
 
 
 class Section(NamedTuple):
@@ -64,6 +65,7 @@ class NativeNetwork:
         weight_format: str,
         level: str,
         *,
+        kv_format: str | None = None,
         num_threads: int = 1,
         num_blocks: int = 96,
         max_rows: int = 512,
@@ -79,7 +81,7 @@ class NativeNetwork:
             max_rows=max_rows,
             max_outputs=64,
         )
-        self.transformer.allocate_kv_cache(KV_FORMATS[weight_format], num_blocks)
+        self.transformer.allocate_kv_cache(kv_format or KV_FORMATS[weight_format], num_blocks)
         self._free: list[int] = np.random.default_rng(0).permutation(num_blocks).tolist()
 
     def new_table(self, num_tokens: int) -> list[int]:

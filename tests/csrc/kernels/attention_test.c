@@ -28,9 +28,18 @@ struct sequence {
     float *values;
 };
 
-static float rounded(enum kv_format format, float value)
+/* What the cache makes of a token's key or value. */
+static void round_token(enum kv_format format, float *token, int32_t head_dim)
 {
-    return format == KV_F32 ? value : bf16_to_float(bf16_from_float(value));
+    float greatest = 0;
+    for (int32_t d = 0; d < head_dim; d++)
+        greatest = fmaxf(greatest, fabsf(token[d]));
+    for (int32_t d = 0; d < head_dim && greatest > 0; d++) {
+        if (format == KV_BF16)
+            token[d] = bf16_to_float(bf16_from_float(token[d]));
+        else if (format == KV_INT8)
+            token[d] = rintf(token[d] * (127 / greatest)) * (greatest / 127);
+    }
 }
 
 static void shuffle(int32_t *numbers, int32_t count)
@@ -75,10 +84,8 @@ static void write_token(struct sequence *sequence, int32_t token)
     float *value = sequence->values + (size_t)token * (size_t)head_dim;
     KERNEL(kv_write_key)(&sequence->cache, LAYER, HEAD, block, token % KV_BLOCK_TOKENS, key);
     KERNEL(kv_write_value)(&sequence->cache, LAYER, HEAD, block, token % KV_BLOCK_TOKENS, value);
-    for (int32_t d = 0; d < head_dim; d++) {
-        key[d] = rounded(sequence->cache.format, key[d]);
-        value[d] = rounded(sequence->cache.format, value[d]);
-    }
+    round_token(sequence->cache.format, key, head_dim);
+    round_token(sequence->cache.format, value, head_dim);
 }
 
 static void fill_tokens(struct sequence *sequence, int32_t first, int32_t end, float magnitude)
@@ -141,10 +148,7 @@ static void attend(const struct sequence *sequence, const struct rows *rows, int
         .out = rows->out + (size_t)first_row * (size_t)rows->stride,
         .row_stride = rows->stride,
     };
-    if (sequence->cache.format == KV_F32)
-        KERNEL(attend_f32)(&sequence->cache, &tile, scratch);
-    else
-        KERNEL(attend_bf16)(&sequence->cache, &tile, scratch);
+    KERNEL(kernel_ops).attend[sequence->cache.format](&sequence->cache, &tile, scratch);
     test_free(scratch);
 }
 
@@ -161,6 +165,27 @@ static bool is_rounding(enum kv_format format)
 #endif
 }
 
+/* Relative, of the numbers that a query is multiplied with. A query's codes are whole steps of its
+ * greatest value / 32767, which is not much more than its average. */
+static double score_rounding(enum kv_format format)
+{
+    if (format == KV_INT8)
+        return 0x1p-14;
+    return is_rounding(format) ? BF16_ROUNDING : 0x1p-20;
+}
+
+static double weight_rounding(enum kv_format format)
+{
+    return is_rounding(format) ? WEIGHT_ROUNDING : 0x1p-18;
+}
+
+/* Absolute: half a step of a weight's code, where the greatest weight is 1. A step is of the
+ * greatest weight times its value's scale; no two scales here differ by a factor of 2. */
+static double weight_step(enum kv_format format)
+{
+    return format == KV_INT8 ? 0x1p-15 : 0;
+}
+
 struct reference {
     double weights[MAX_TOKENS];
     double total;
@@ -172,7 +197,7 @@ static void weigh(const struct sequence *sequence, const float *query, int32_t n
 {
     int32_t head_dim = sequence->cache.head_dim;
     double scale = 1 / sqrt(head_dim), greatest = -INFINITY;
-    double rounding = is_rounding(sequence->cache.format) ? BF16_ROUNDING : 0x1p-20;
+    double rounding = score_rounding(sequence->cache.format);
     reference->score_error = reference->total = 0;
     for (int32_t t = 0; t < num_tokens; t++) {
         const float *key = sequence->keys + (size_t)t * (size_t)head_dim;
@@ -195,16 +220,16 @@ static void check_query(const struct sequence *sequence, const float *query, int
     int32_t head_dim = sequence->cache.head_dim;
     struct reference reference;
     weigh(sequence, query, num_tokens, &reference);
-    double weight_error = is_rounding(sequence->cache.format) ? WEIGHT_ROUNDING : 0x1p-18;
-    double relative = 2 * reference.score_error + weight_error;
+    double step = weight_step(sequence->cache.format);
+    double relative = 2 * reference.score_error + weight_rounding(sequence->cache.format);
     for (int32_t d = 0; d < head_dim; d++) {
-        double sum = 0, magnitude = 0;
+        double sum = 0, error = 0;
         for (int32_t t = 0; t < num_tokens; t++) {
-            double product = reference.weights[t] * sequence->values[t * head_dim + d];
-            sum += product;
-            magnitude += fabs(product);
+            double value = sequence->values[t * head_dim + d];
+            sum += reference.weights[t] * value;
+            error += (reference.weights[t] * relative + step) * fabs(value);
         }
-        CHECK_CLOSE(out[d], sum / reference.total, relative * magnitude / reference.total);
+        CHECK_CLOSE(out[d], sum / reference.total, error / reference.total);
     }
 }
 
@@ -335,7 +360,9 @@ static void an_overwhelming_token_gives_its_own_value(enum kv_format format, int
         write_token(&sequence, token);
     }
     attend(&sequence, &rows, 0, 1);
-    CHECK(memcmp(rows.out, sequence.values + winner * HEAD_DIM, HEAD_DIM * sizeof(float)) == 0);
+    double tolerance = format == KV_INT8 ? 0x1p-21 : 0; /* its scale was rounded on the way */
+    for (int32_t d = 0; d < HEAD_DIM; d++)
+        CHECK_RELATIVE(rows.out[d], sequence.values[winner * HEAD_DIM + d], tolerance);
     free_rows(&rows);
     free_sequence(&sequence);
 }
@@ -344,7 +371,7 @@ static void an_overwhelming_token_gives_its_own_value(enum kv_format format, int
 static void weights_are_the_exponentials_of_the_scores(enum kv_format format)
 {
     enum { HEAD_DIM = 64, NUM_TOKENS = 64 };
-    const double tolerance = is_rounding(format) ? WEIGHT_ROUNDING : 0x1p-20;
+    const double rounding = is_rounding(format) ? WEIGHT_ROUNDING : 0x1p-20;
     struct sequence sequence = new_sequence(format, HEAD_DIM);
     struct rows rows = new_rows(&sequence, 1, NUM_TOKENS - 1, 1, 0);
     double total = 0;
@@ -356,8 +383,11 @@ static void weights_are_the_exponentials_of_the_scores(enum kv_format format)
         total += exp(sequence.keys[t * HEAD_DIM]);
     }
     attend(&sequence, &rows, 0, 1);
-    for (int32_t t = 0; t < NUM_TOKENS; t++)
-        CHECK_RELATIVE(rows.out[t], exp(sequence.keys[t * HEAD_DIM]) / total, tolerance);
+    for (int32_t t = 0; t < NUM_TOKENS; t++) {
+        double weight = exp(sequence.keys[t * HEAD_DIM]);
+        double error = weight * rounding + weight_step(format);
+        CHECK_CLOSE(rows.out[t], weight / total, error / total);
+    }
     free_rows(&rows);
     free_sequence(&sequence);
 }
@@ -385,6 +415,7 @@ int main(void)
     kernel_test_begin();
     test_format(KV_F32);
     test_format(KV_BF16);
+    test_format(KV_INT8);
     puts("attention: ok");
     return 0;
 }

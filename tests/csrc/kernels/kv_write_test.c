@@ -1,6 +1,8 @@
 /* Keys and values are found in the cache where kv_cache.h says, and nothing else is touched. */
 #include "kernel_test.h"
 
+#include <stdbool.h>
+
 #include "bf16.h"
 #include "kernels.h"
 
@@ -30,11 +32,15 @@ struct place {
     int32_t layer, head, block, slot;
 };
 
-static size_t first_value(const struct kv_cache *cache, struct place place)
+static size_t block_index(struct place place)
 {
     size_t row = (size_t)place.layer * NUM_HEADS + (size_t)place.head;
-    size_t block = row * NUM_BLOCKS + (size_t)place.block;
-    return block * KV_BLOCK_TOKENS * (size_t)cache->head_dim;
+    return row * NUM_BLOCKS + (size_t)place.block;
+}
+
+static size_t first_value(const struct kv_cache *cache, struct place place)
+{
+    return block_index(place) * KV_BLOCK_TOKENS * (size_t)cache->head_dim;
 }
 
 static size_t key_index(const struct kv_cache *cache, struct place place, int32_t d)
@@ -63,6 +69,66 @@ static void put(const struct kv_cache *cache, void *memory, size_t index, float 
         ((bf16 *)memory)[index] = bf16_from_float(value);
 }
 
+static void put_floats(const struct kv_cache *cache, struct place place, const float *key,
+                       const float *value, void *keys, void *values)
+{
+    for (int32_t d = 0; d < cache->head_dim; d++) {
+        put(cache, keys, key_index(cache, place, d), key[d]);
+        put(cache, values, value_index(cache, place, d), value[d]);
+    }
+}
+
+/* Quantises a token's key or value; gives the scale. */
+static float quantize(const float *token, int32_t head_dim, int8_t *codes)
+{
+    float greatest = 0;
+    bool is_finite = true;
+    for (int32_t d = 0; d < head_dim; d++) {
+        greatest = fmaxf(greatest, fabsf(token[d]));
+        is_finite = is_finite && isfinite(token[d]);
+    }
+    bool has_codes = is_finite && greatest >= 1e-30f;
+    for (int32_t d = 0; d < head_dim; d++)
+        codes[d] = has_codes ? (int8_t)rintf(token[d] * (127 / greatest)) : 0;
+    if (!is_finite)
+        return NAN;
+    return has_codes ? greatest / 127 : 0;
+}
+
+static void put_codes(const struct kv_cache *cache, struct place place, const float *key,
+                      const float *value, void *keys, void *values)
+{
+    int32_t slot = place.slot, head_dim = cache->head_dim;
+    size_t block = block_index(place) * (size_t)(64 + KV_BLOCK_TOKENS * head_dim);
+    int8_t *key_block = (int8_t *)keys + block, *value_block = (int8_t *)values + block;
+    int8_t key_codes[MAX_HEAD_DIM], value_codes[MAX_HEAD_DIM];
+    ((float *)key_block)[slot] = quantize(key, head_dim, key_codes);
+    ((float *)value_block)[slot] = quantize(value, head_dim, value_codes);
+    for (int32_t d = 0; d < head_dim; d++) {
+        key_block[64 + d / 4 * 64 + slot * 4 + d % 4] = key_codes[d];
+        value_block[64 + slot / 4 * 4 * head_dim + d * 4 + slot % 4] = value_codes[d];
+    }
+}
+
+static void check_same(const struct kv_cache *cache, const void *expected, const void *found)
+{
+    size_t size = kv_cache_bytes(cache);
+    if (cache->format != KV_INT8) {
+        CHECK(memcmp(expected, found, size) == 0);
+        return;
+    }
+    for (size_t i = 0; i < size; i += sizeof(float)) {
+        float scale;
+        memcpy(&scale, (const char *)expected + i, sizeof scale);
+        bool is_same = memcmp((const char *)expected + i, (const char *)found + i, 4) == 0;
+        if (!is_same) { /* NaN is NaN, whatever its bits */
+            CHECK(isnan(scale));
+            memcpy(&scale, (const char *)found + i, sizeof scale);
+            CHECK(isnan(scale));
+        }
+    }
+}
+
 static void check_token(struct kv_cache *cache, struct place place, const float *key,
                         const float *value)
 {
@@ -71,14 +137,14 @@ static void check_token(struct kv_cache *cache, struct place place, const float 
     CHECK(keys != NULL && values != NULL);
     memcpy(keys, cache->keys, size);
     memcpy(values, cache->values, size);
-    for (int32_t d = 0; d < cache->head_dim; d++) {
-        put(cache, keys, key_index(cache, place, d), key[d]);
-        put(cache, values, value_index(cache, place, d), value[d]);
-    }
+    if (cache->format == KV_INT8)
+        put_codes(cache, place, key, value, keys, values);
+    else
+        put_floats(cache, place, key, value, keys, values);
     KERNEL(kv_write_key)(cache, place.layer, place.head, place.block, place.slot, key);
     KERNEL(kv_write_value)(cache, place.layer, place.head, place.block, place.slot, value);
-    CHECK(memcmp(keys, cache->keys, size) == 0);
-    CHECK(memcmp(values, cache->values, size) == 0);
+    check_same(cache, keys, cache->keys);
+    check_same(cache, values, cache->values);
     free(keys), free(values);
 }
 
@@ -111,14 +177,51 @@ static void special_values_are_rounded_as_one_by_one(void)
     free_cache(&cache);
 }
 
+/* What codes cannot stand for must not look like numbers, and what is as good as zero is zero. */
+static void tokens_of_special_values_have_codes_that_say_so(void)
+{
+    static const float specials[] = {INFINITY, -INFINITY, NAN, 1e-31f, -1e-45f, 0, -0.0f, 3.4e38f};
+    enum { HEAD_DIM = 32, NUM_SPECIALS = sizeof specials / sizeof *specials };
+    struct kv_cache cache = new_cache(KV_INT8, HEAD_DIM);
+    for (int32_t i = 0; i < NUM_SPECIALS; i++) {
+        float *key = test_alloc_floats(HEAD_DIM, -1e-32f, 1e-32f);
+        float *value = test_alloc_floats(HEAD_DIM, -3, 3);
+        key[7] = value[9] = specials[i];
+        check_token(&cache, (struct place){1, 2, 3, i}, key, value);
+        test_free(key), test_free(value);
+    }
+    free_cache(&cache);
+}
+
+/* Ties, and the two values of the greatest magnitude. */
+static void codes_are_the_nearest_whole_numbers_ties_to_even(void)
+{
+    static const float steps[] = {127, -127, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, 126.5f, 0.49f, -2.51f};
+    static const int8_t expected[] = {127, -127, 0, 2, 2, 0, -2, 126, 0, -3};
+    enum { HEAD_DIM = 32, NUM_STEPS = sizeof steps / sizeof *steps };
+    struct kv_cache cache = new_cache(KV_INT8, HEAD_DIM);
+    float *key = test_alloc_floats(HEAD_DIM, 0, 0);
+    for (int32_t i = 0; i < NUM_STEPS; i++)
+        key[i] = steps[i] * 0x1p-5f;
+    KERNEL(kv_write_key)(&cache, 0, 0, 0, 0, key);
+    CHECK(((float *)cache.keys)[0] == 0x1p-5f);
+    for (int32_t i = 0; i < NUM_STEPS; i++)
+        CHECK(((int8_t *)cache.keys)[64 + i / 4 * 64 + i % 4] == expected[i]);
+    test_free(key);
+    free_cache(&cache);
+}
+
 int main(void)
 {
     kernel_test_begin();
     for (int32_t head_dim = 32; head_dim <= MAX_HEAD_DIM; head_dim += 32) {
         a_token_changes_its_own_values_and_no_others(KV_F32, head_dim);
         a_token_changes_its_own_values_and_no_others(KV_BF16, head_dim);
+        a_token_changes_its_own_values_and_no_others(KV_INT8, head_dim);
     }
     special_values_are_rounded_as_one_by_one();
+    tokens_of_special_values_have_codes_that_say_so();
+    codes_are_the_nearest_whole_numbers_ties_to_even();
     puts("kv_write: ok");
     return 0;
 }
