@@ -21,7 +21,7 @@ EXTENSION_SOURCES := setup.py $(wildcard csrc/* csrc/*/* realtime_serve/*.pxd)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test lint bench clean distclean
+.PHONY: help setup serve test lint bench accuracy peers clean distclean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=VALUE ...]"
@@ -48,6 +48,14 @@ lint: setup ## Check style, types and import rules
 
 bench: setup ## Load the server at HOST:PORT: ARGS="--concurrency 1,4,16"
 	@$(BIN)/python bench/load_test.py --host '$(HOST)' --port '$(PORT)' $(ARGS)
+
+accuracy: setup ## Compare each precision with float32: ARGS="--level all"
+	@$(BIN)/python bench/accuracy.py $(ARGS)
+
+# Their environments take minutes and 4 GB the first time, in ~/.cache; then they are left alone.
+peers: setup ## Compare with vLLM and llama.cpp, in hours: ARGS="--quick"
+	@$(BIN)/python bench/peers/setup_peers.py
+	@$(BIN)/python bench/peers/run.py $(ARGS)
 
 clean: ## Remove what was built, but not .venv
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

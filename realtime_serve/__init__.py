@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from realtime_serve.middleware import RateLimiter as RateLimiter
     from realtime_serve.middleware import RequestContext as RequestContext
     from realtime_serve.middleware import RequestLogger as RequestLogger
-    from realtime_serve.models import Model as Model
-    from realtime_serve.models import ModelRegistry as ModelRegistry
-    from realtime_serve.models import ModelState as ModelState
+    from realtime_serve.model import Model as Model
+    from realtime_serve.model import ModelState as ModelState
     from realtime_serve.nn.interface import CausalLM as CausalLM
     from realtime_serve.nn.interface import ForwardBatch as ForwardBatch
+    from realtime_serve.registry import ModelRegistry as ModelRegistry
     from realtime_serve.server import Health as Health
     from realtime_serve.server import InferenceServer as InferenceServer
     from realtime_serve.stream import StreamManager as StreamManager
@@ -95,8 +95,9 @@ _HOMES = {
         "RequestContext",
         "RequestLogger",
     ),
-    "models": ("Model", "ModelRegistry", "ModelState"),
+    "model": ("Model", "ModelState"),
     "nn.interface": ("CausalLM", "ForwardBatch"),
+    "registry": ("ModelRegistry",),
     "server": ("Health", "InferenceServer"),
     "stream": ("StreamManager", "TokenStream"),
     "text.model": ("TextModel",),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -49,6 +50,7 @@ class ChildProcess:
                 command,
                 environment,
                 file_actions=_file_actions(child_end, passed),
+                setpgroup=0,  # Ctrl-C is for us; we end the child then
                 setsigmask=(),  # native threads block all signals
                 setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
             )
@@ -76,14 +78,33 @@ class ChildProcess:
                 os.kill(self.pid, signal.SIGKILL)
             self.wait()
 
-    def lines(self) -> Iterator[bytes]:
-        """What the child writes to its standard output, until it closes that. Waits natively."""
+    def lines(self, max_silence_s: float | None = None) -> Iterator[bytes]:
+        """What the child writes to its standard output, until it closes that. Waits natively.
+
+        Args:
+            max_silence_s: An empty line comes when the child has written nothing for so long,
+                so that its reader can look after other things; None has no limit.
+
+        Returns:
+            Its lines, without their ends.
+        """
         pending = b""
-        while chunk := os.read(self._output, READ_AT_ONCE):
+        while (chunk := self._read(max_silence_s)) != b"":
+            if chunk is None:
+                yield b""
+                continue
             *lines, pending = (pending + chunk).split(b"\n")
             yield from lines
         if pending:
             yield pending
+
+    def _read(self, timeout_s: float | None) -> bytes | None:
+        """What the child has written, nothing at its end; None if the timeout passed first."""
+        poll = original("select", "poll")()
+        poll.register(self._output, select.POLLIN)
+        if not poll.poll(None if timeout_s is None else timeout_s * 1000):
+            return None
+        return os.read(self._output, READ_AT_ONCE)
 
     def wait(self) -> int | None:
         """Wait for the child's end.

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from realtime_serve.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, load_config, to_texts
+from realtime_serve.default_model import default_model_path
 from realtime_serve.errors import ServeError
-from realtime_serve.models import default_model_path
-from realtime_serve.types import DTYPES, ServerConfig
+from realtime_serve.types import DEVICES, DTYPES, ServerConfig
 
 KEEP_ALIVE_S = 10
 """gunicorn's 2 s races with clients that keep pooled connections for 5 s."""
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to bind (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to bind (default: 8000)")
     serve.add_argument("--served-model-name", metavar="NAME", help="name in the API")
+    serve.add_argument("--device", choices=DEVICES, help="what computes the steps")
     serve.add_argument("--dtype", choices=DTYPES, help="arithmetic of the network")
     serve.add_argument("--max-model-len", type=int, metavar="TOKENS")
     serve.add_argument("--max-num-seqs", type=int, metavar="N")

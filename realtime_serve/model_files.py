@@ -35,6 +35,10 @@ PACKING_CHILD = "realtime_serve.engine.packing_child"
 OnProgress: TypeAlias = Callable[[float], None]
 """Told often which share of the packing is done; what it raises ends the packing."""
 
+PROGRESS_INTERVAL_S = 0.1
+"""It is told at least this often, however long the child is silent: a stop is not to wait for a
+disk."""
+
 
 def load_packed(
     checkpoint: Checkpoint, dtype: PackedDType, cache_dir: str | None, on_progress: OnProgress
@@ -96,7 +100,11 @@ def _from_cache(
         if key is not None:
             return cache.open(key, sections)
     arguments = [checkpoint.path, "--dtype", dtype, "--cache", os.fspath(directory)]
-    key = _run_packing_child(arguments, None, on_progress)
+    try:
+        key = _run_packing_child(arguments, None, on_progress)
+    except BaseException:  # the child may have been killed
+        cache.remove_unfinished()
+        raise
     try:
         return cache.open(key, sections)
     except PackedFileError as error:
@@ -147,15 +155,15 @@ def _run_packing_child(
 
 def _listen(child: ChildProcess, on_progress: OnProgress) -> str | None:
     """The key, or None if the child ends without a word."""
-    key = None
-    for line in child.lines():
+    key, share = None, 0.0
+    for line in child.lines(PROGRESS_INTERVAL_S):
         message = _parse(line)
-        if "progress" in message:
-            on_progress(message["progress"])
         if "error" in message:
             error = CacheError if message["type"] == CacheError.__name__ else ModelLoadError
             raise error(message["error"])
         key = message.get("key", key)
+        share = message.get("progress", share)
+        on_progress(share)
     return key
 
 

@@ -1,4 +1,9 @@
-"""What computes a model's steps: the native transformer wherever it can, torch elsewhere.
+"""What computes a model's steps, on which device and in which arithmetic.
+
+    device       network                          path    dtype "auto"
+    cpu (auto)   as nn/native_llama.py needs it   C       bfloat16 where the CPU has it, or float32
+    cpu (auto)   any other                        torch   as above
+    cuda         any                              torch   bfloat16
 
 Runs on the inference thread of the new model. Torch is imported only when it is needed: a
 server whose models run natively starts without it, and keeps the memory that it would take.
@@ -6,20 +11,25 @@ server whose models run natively starts without it, and keeps the memory that it
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from realtime_serve._kernels import Transformer, cpu_levels, shared_compute_pool
+from realtime_serve.engine import host_memory
 from realtime_serve.engine.checkpoint_fit import longest_sequence
-from realtime_serve.engine.native_runner import NativeRunner
+from realtime_serve.engine.native_runner import NativeRunner, kv_format
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import ModelRunner
 from realtime_serve.engine.speculation import max_samples
 from realtime_serve.errors import ConfigError
-from realtime_serve.model_files import load_packed
+from realtime_serve.model_files import OnProgress, load_packed
 from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.nn.native_llama import NativeShape, unsupported_reason
 from realtime_serve.types import BatchConfig, CPULevel, DType, ModelConfig
 from realtime_serve.weights.checkpoint import Checkpoint
+from realtime_serve.weights.packed_file import PackedWeights
+
+if TYPE_CHECKING:
+    from realtime_serve.nn.interface import CausalLM
 
 BFLOAT16_LEVELS = frozenset({"avx512_bf16", "amx"})
 """Where products of bfloat16 are the CPU's own; elsewhere float32 is as fast, and exact."""
@@ -31,38 +41,121 @@ class LoadedRunner(NamedTuple):
     Args:
         runner: It, without a KV cache yet.
         max_model_len: Longest sequence in tokens.
+        free_memory_bytes: What its device had left once it was loaded: room for a KV cache.
     """
 
     runner: ModelRunner
     max_model_len: int
+    free_memory_bytes: int
+
+
+class NativePath(NamedTuple):
+    """Each step is a call into C.
+
+    Args:
+        level: The CPU level whose kernels run.
+        dtype: The arithmetic.
+    """
+
+    level: str
+    dtype: PackedDType
+
+
+class TorchPath(NamedTuple):
+    """The steps are torch's, which chooses what "auto" means for the dtype.
+
+    Args:
+        device: Where the network and its KV cache are.
+        level: The CPU level of the sampler, where the device is a CPU.
+        notice: What a person should know about it, if anything.
+    """
+
+    device: Literal["cpu", "cuda"]
+    level: str
+    notice: str | None = None
+
+
+Path: TypeAlias = NativePath | TorchPath
 
 
 def load_runner(
-    checkpoint: Checkpoint, config: ModelConfig, batch_config: BatchConfig
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    batch_config: BatchConfig,
+    on_progress: OnProgress,
 ) -> LoadedRunner:
     """Load a model's network.
 
     Args:
         checkpoint: The weights. What a person should know is added to its notices.
-        config: Dtype, CPU level, longest sequence, threads, cache.
+        config: Device, dtypes, CPU level, longest sequence, threads, cache.
         batch_config: Bounds the rows and the samples of a step.
+        on_progress: Told how far the packing is, if there is any to be done.
 
     Returns:
         The network.
 
     Raises:
         ModelLoadError: The model is not supported or damaged.
-        ConfigError: A setting is more than the model or the CPU has.
+        ConfigError: A setting is more than the model or the machine has.
     """
     llama = LlamaConfig.from_hf(checkpoint.config)
     max_model_len = longest_sequence(config, llama)
+    path = choose_path(config, llama)
+    if isinstance(path, NativePath):
+        shape = NativeShape.from_config(llama)
+        weights = load_packed(checkpoint, path.dtype, config.cache_dir, on_progress)
+        runner = _native_runner(shape, weights, path, config, batch_config)
+        return LoadedRunner(runner, max_model_len, host_memory.free_memory_bytes())
+    return _load_in_torch(checkpoint, path, config, max_model_len)
+
+
+def runner_of_network(network: CausalLM, config: ModelConfig) -> LoadedRunner:
+    """Run a network that is somebody's own.
+
+    Args:
+        network: It, on the device of its choice.
+        config: CPU level of the sampler, longest sequence. Device and KV cache must suit torch.
+
+    Returns:
+        The network.
+
+    Raises:
+        ConfigError: The configured device is not the network's, its KV cache cannot be as
+            configured, or the CPU lacks the level.
+    """
+    device = network.device.type
+    if config.device not in {"auto", device}:
+        raise ConfigError(
+            f"device is {config.device!r}, but your own network is on {device!r}: build it there, "
+            "or leave device out.",
+            param="device",
+        )
+    _require_kv_cache_of_torch(config)
+    max_model_len = min(config.max_model_len or network.max_model_len, network.max_model_len)
+    return _run_in_torch(network, choose_level(config.cpu_level), max_model_len)
+
+
+def choose_path(config: ModelConfig, llama: LlamaConfig) -> Path:
+    """Which path computes a model's steps.
+
+    Args:
+        config: Device, dtype and CPU level.
+        llama: The network.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: This CPU does not have the level.
+    """
+    level = choose_level(config.cpu_level)
+    if config.device == "cuda":
+        return TorchPath("cuda", level)
     reason = unsupported_reason(llama)
-    if reason is None:
-        runner = _native_runner(checkpoint, llama, config, batch_config)
-    else:
-        checkpoint.notices.append(f"The model runs on torch, which is slower: {reason}.")
-        runner = _torch_runner(checkpoint, config)
-    return LoadedRunner(runner, max_model_len)
+    if reason is not None:
+        return TorchPath("cpu", level, f"The model runs on torch, which is slower: {reason}.")
+    return NativePath(level, choose_packed_dtype(config.dtype, level))
 
 
 def choose_level(wanted: CPULevel) -> str:
@@ -104,30 +197,51 @@ def choose_packed_dtype(wanted: DType, level: str) -> PackedDType:
 
 
 def _native_runner(
-    checkpoint: Checkpoint, llama: LlamaConfig, config: ModelConfig, batch_config: BatchConfig
+    shape: NativeShape,
+    weights: PackedWeights,
+    path: NativePath,
+    config: ModelConfig,
+    batch_config: BatchConfig,
 ) -> ModelRunner:
-    level = choose_level(config.cpu_level)
-    dtype = choose_packed_dtype(config.dtype, level)
-    shape = NativeShape.from_config(llama)
     pool = shared_compute_pool()
     transformer = Transformer(
         shape,
-        load_packed(checkpoint, dtype, config.cache_dir, _ignore_progress),
+        weights,
         pool,
-        level=level,
+        level=path.level,
         num_threads=min(config.num_threads or pool.num_threads, pool.num_threads),
         max_rows=batch_config.max_batch_tokens,
         max_outputs=max_samples(batch_config),
     )
-    return NativeRunner(transformer, shape, "f32" if dtype == "float32" else "bf16")
+    return NativeRunner(transformer, shape, kv_format(path.dtype, config.kv_cache_dtype))
 
 
-def _ignore_progress(share: float) -> None:
-    pass
-
-
-def _torch_runner(checkpoint: Checkpoint, config: ModelConfig) -> ModelRunner:
+def _load_in_torch(
+    checkpoint: Checkpoint, path: TorchPath, config: ModelConfig, max_model_len: int
+) -> LoadedRunner:
     from realtime_serve.engine.loader import load_llm
+    from realtime_serve.engine.torch_device import CPU, CudaSupport, require_cuda
+
+    _require_kv_cache_of_torch(config)
+    is_cpu = path.device == "cpu"
+    device = CPU if is_cpu else require_cuda(CudaSupport.of_this_process())
+    if path.notice is not None:
+        checkpoint.notices.append(path.notice)
+    return _run_in_torch(load_llm(checkpoint, config, device), path.level, max_model_len)
+
+
+def _require_kv_cache_of_torch(config: ModelConfig) -> None:
+    if config.kv_cache_dtype != "auto":
+        raise ConfigError(
+            f"kv_cache_dtype is {config.kv_cache_dtype!r}, but this network runs on torch, where "
+            "keys and values have the dtype of the network: leave kv_cache_dtype out.",
+            param="kv_cache_dtype",
+        )
+
+
+def _run_in_torch(network: CausalLM, level: str, max_model_len: int) -> LoadedRunner:
+    from realtime_serve.engine.torch_device import free_memory_bytes
     from realtime_serve.engine.torch_runner import TorchRunner
 
-    return TorchRunner(load_llm(checkpoint, config))
+    runner = TorchRunner(network, level)
+    return LoadedRunner(runner, max_model_len, free_memory_bytes(network.device))

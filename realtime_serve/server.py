@@ -24,14 +24,10 @@ from realtime_serve.errors import (
     NotReadyError,
     ServeError,
 )
-from realtime_serve.models import (
-    Model,
-    ModelRegistry,
-    ModelState,
-    model_from_files,
-    model_from_network,
-)
+from realtime_serve.model import Model, ModelState
+from realtime_serve.model_building import model_from_files, model_from_network
 from realtime_serve.native import Lock, run_blocking
+from realtime_serve.registry import ModelRegistry
 from realtime_serve.stream import StreamManager, TokenStream
 from realtime_serve.text.model import TextModel
 from realtime_serve.types import (

@@ -28,10 +28,16 @@ from realtime_serve.types import FinishReason
 Notify: TypeAlias = Callable[[str], None]
 """Takes a sentence for a person; safe on the inference thread, which may not log."""
 
-EngineLoader: TypeAlias = Callable[[Notify], Engine]
+EngineLoader: TypeAlias = Callable[[Notify, Callable[[float], None]], Engine]
+"""Builds an engine on the inference thread. Where it takes long, it tells its second argument
+often which share is done; what that raises ends the loading."""
 
 MAX_NOTICES = 256
 """Bounds what an inference thread can tell a hub that is not listening."""
+
+
+class _LoadCancelledError(Exception):
+    """Ends a loader from within: the thread was asked to end."""
 
 
 class WorkerState(enum.Enum):
@@ -53,11 +59,19 @@ class InferenceThread:
         name: Shown by the operating system.
         load: Builds the engine; runs on the new thread.
         batch: The queue it drains.
+
+    Attributes:
+        state: Where it is in its life.
+        failure: Why it has failed; None if it has not.
+        load_progress: Share of what takes long in loading that is done, if the loader tells.
+        stats: The engine's figures after its last step; None while there is no engine.
+        notices: What it had to say, oldest first; whoever logs it takes it out.
     """
 
     def __init__(self, name: str, load: EngineLoader, batch: BatchScheduler) -> None:
         self.state = WorkerState.LOADING
         self.failure: str | None = None
+        self.load_progress = 0.0
         self.stats: EngineStats | None = None
         self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
         self._load: EngineLoader | None = load
@@ -112,14 +126,9 @@ class InferenceThread:
     # --- on the inference thread ----------------------------------------------
 
     def _run(self) -> None:
-        assert self._load is not None
-        try:
-            engine = self._load(self.notices.append)
-        except Exception as error:
-            self._fail(error, "The model could not be loaded")
+        engine = self._load_engine()
+        if engine is None:
             return
-        finally:
-            self._load = None  # it holds the opened files
         self.stats = engine.stats()
         self._enter(WorkerState.READY)
         try:
@@ -132,6 +141,24 @@ class InferenceThread:
         finally:
             self.stats = None
             engine.close()
+
+    def _load_engine(self) -> Engine | None:
+        """The engine; None if there is none to serve, and then the state says why."""
+        assert self._load is not None
+        try:
+            return self._load(self.notices.append, self._note_progress)
+        except _LoadCancelledError:
+            self._enter(WorkerState.STOPPED)
+        except Exception as error:
+            self._fail(error, "The model could not be loaded")
+        finally:
+            self._load = None  # it holds the opened files
+        return None
+
+    def _note_progress(self, share: float) -> None:
+        self.load_progress = share
+        if self._stopping:
+            raise _LoadCancelledError
 
     def _serve(self, engine: Engine) -> None:
         stalled = False

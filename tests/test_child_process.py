@@ -9,6 +9,7 @@ import pytest
 
 from realtime_serve.child_process import PASSED_DESCRIPTOR, ChildProcess
 from realtime_serve.native import NativeThread
+from support.processes import is_running
 
 SHOW_SIGNALS = """
 import signal
@@ -33,14 +34,6 @@ def output(script: str, *arguments: str, passed: int | None = None) -> list[str]
         return [line.decode() for line in child.lines()]
 
 
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def open_descriptors() -> list[str]:
     return sorted(os.listdir("/proc/self/fd"))
 
@@ -51,6 +44,23 @@ def test_lines_come_as_they_are_written() -> None:
 
 def test_a_line_may_be_longer_than_the_pipe_and_without_an_end() -> None:
     assert output("print('x' * 300_000, end='')") == ["x" * 300_000]
+
+
+def test_a_silent_child_gives_empty_lines_so_that_its_reader_can_look_around() -> None:
+    with python(SLEEP) as child:
+        lines = child.lines(max_silence_s=0.01)
+        said = [next(lines) for _ in range(3)]
+        while b"asleep" not in said:
+            said.append(next(lines))
+        assert [next(lines) for _ in range(3)] == [b"", b"", b""]
+    assert set(said) == {b"", b"asleep"}
+
+
+def test_a_pause_within_a_line_does_not_cut_it() -> None:
+    slowly = "import time; print('o', end='', flush=True); time.sleep(0.1); print('ne')"
+    with python(slowly) as child:
+        lines = list(child.lines(max_silence_s=0.01))
+    assert [line for line in lines if line] == [b"one"]
 
 
 def test_a_child_that_says_nothing_has_no_lines() -> None:
@@ -140,6 +150,13 @@ def test_on_a_native_thread_a_child_starts_with_no_signal_blocked() -> None:
     assert thread.join(60)
     assert thread.error is None
     assert lines == ["[]"]
+
+
+def test_ctrl_c_is_not_the_childs() -> None:
+    """A terminal sends it to a process group, and the child has one of its own."""
+    with python("import os; print(os.getpgrp())") as child:
+        assert [int(line) for line in child.lines()] == [child.pid]
+        assert child.pid != os.getpgrp()
 
 
 def test_signals_that_we_ignore_are_not_ignored_by_the_child() -> None:

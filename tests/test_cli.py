@@ -13,15 +13,19 @@ from realtime_serve.cli import _environment, gunicorn_command, main
 from realtime_serve.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, FIELDS, load_config
 from realtime_serve.types import (
     CPU_LEVELS,
+    DEVICES,
     DTYPES,
+    KV_CACHE_DTYPES,
     MAX_QUEUE_DEPTH,
     MAX_RING_CAPACITY,
     MAX_SPECULATIVE_TOKENS,
+    Device,
     MemoryShare,
     ServerConfig,
 )
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+GPU_DTYPES = ("auto", "float32", "bfloat16")
 COUNTS = st.integers(1, 2**63)
 FRACTIONS = st.floats(0, sys.float_info.max, exclude_min=True)
 MEMORY_SHARES = st.builds(MemoryShare, st.floats(0, 100, exclude_min=True))
@@ -32,12 +36,15 @@ RATE_LIMITS = st.tuples(FRACTIONS, st.none() | COUNTS) | st.just((None, None))
 def server_configs(draw: st.DrawFn) -> ServerConfig:
     rate_limit_rpm, rate_limit_burst = draw(RATE_LIMITS)
     max_num_seqs = draw(COUNTS)
+    device: Device = draw(st.sampled_from(DEVICES))
     return ServerConfig(
         model=draw(st.none() | TEXTS),
         served_model_name=draw(st.none() | TEXTS),
-        dtype=draw(st.sampled_from(DTYPES)),
+        device=device,
+        dtype=draw(st.sampled_from(DTYPES if device != "cuda" else GPU_DTYPES)),
         max_model_len=draw(st.none() | COUNTS),
         cpu_level=draw(st.sampled_from(CPU_LEVELS)),
+        kv_cache_dtype=draw(st.sampled_from(KV_CACHE_DTYPES)),
         kv_cache_bytes=draw(COUNTS | MEMORY_SHARES),
         enable_prefix_caching=draw(st.booleans()),
         num_threads=draw(st.none() | COUNTS),

@@ -137,10 +137,15 @@ def empty(path: Path) -> None:
     os.truncate(path, 0)
 
 
+def empty_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 @pytest.mark.parametrize(
     "spoil",
-    [flip(0), flip(8), flip(100), flip(-4000), truncate, empty, Path.unlink],
-    ids=["magic", "version", "header", "data", "truncated", "empty", "missing"],
+    [flip(0), flip(8), flip(100), flip(-4000), truncate, empty, Path.unlink, empty_directory],
+    ids=["magic", "version", "header", "data", "truncated", "empty", "missing", "directory"],
 )
 def test_a_damaged_file_is_built_again(
     model: Path, cache: Path, spoil: Callable[[Path], None]
@@ -166,8 +171,7 @@ def test_a_damaged_index_costs_one_reading_of_the_model(model: Path, cache: Path
 
 def directory_in_place_of_the_file(cache: Path) -> None:
     path = packed_file(cache)
-    path.unlink()
-    path.mkdir()
+    empty_directory(path)
     (path / "something").touch()
 
 
@@ -293,6 +297,25 @@ def test_without_a_python_to_run_the_error_names_it(
         Load(model, cache)
 
 
+def test_progress_is_told_however_long_the_child_is_silent(
+    model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EnoughError(Exception):
+        pass
+
+    told: list[float] = []
+
+    def note(share: float) -> None:
+        told.append(share)
+        if told.count(0.5) == 3:  # the child has said it once, and hangs
+            raise EnoughError
+
+    monkeypatch.setattr(model_files, "PACKING_CHILD", "support.hanging_child")
+    with pytest.raises(EnoughError):
+        load_packed(open_checkpoint(str(model)), "q8", str(cache), note)
+    assert {path.name for path in cache.iterdir()} == {"lock"}
+
+
 def test_loading_can_be_given_up_and_begun_anew(model: Path, cache: Path) -> None:
     class GivenUpError(Exception):
         pass
@@ -302,6 +325,8 @@ def test_loading_can_be_given_up_and_begun_anew(model: Path, cache: Path) -> Non
 
     with pytest.raises(GivenUpError):
         load_packed(open_checkpoint(str(model)), "q8", str(cache), give_up)
+    left = {path.name for path in cache.iterdir()} if cache.exists() else set()
+    assert left <= {"files.json", "lock"}
     assert Load(model, cache).packed
 
 

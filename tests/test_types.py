@@ -114,10 +114,25 @@ def test_guessing_can_be_turned_off_but_not_be_negative(kind: type[Any]) -> None
 
 
 @pytest.mark.parametrize("kind", [ModelConfig, ServerConfig])
-@pytest.mark.parametrize(("name", "value"), [("dtype", "int3"), ("cpu_level", "sse2")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("device", "tpu"), ("dtype", "int3"), ("cpu_level", "sse2"), ("kv_cache_dtype", "q4")],
+)
 def test_a_choice_is_one_of_the_list(kind: type[Any], name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be one of auto, "):
         kind(**{name: value})
+
+
+@pytest.mark.parametrize("kind", [ModelConfig, ServerConfig])
+@pytest.mark.parametrize("dtype", ["q8", "q4"])
+def test_quantised_weights_are_refused_on_a_gpu_with_what_runs_there(
+    kind: type[Any], dtype: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"'{dtype}' runs on the CPU only.*bfloat16") as caught:
+        kind(device="cuda", dtype=dtype)
+    assert caught.value.param == "dtype"
+    for supported in ("auto", "bfloat16", "float32"):
+        assert kind(device="cuda", dtype=supported).dtype == supported
 
 
 @pytest.mark.parametrize("percent", [0.0, -1.0, 100.1, math.nan, math.inf])
@@ -170,9 +185,11 @@ def test_a_burst_without_a_rate_is_refused() -> None:
 
 def test_every_setting_reaches_the_part_that_reads_it() -> None:
     settings: dict[str, Any] = {
+        "device": "cpu",
         "dtype": "q4",
         "cpu_level": "avx2",
         "max_model_len": 7,
+        "kv_cache_dtype": "int8",
         "kv_cache_bytes": MemoryShare(3),
         "enable_prefix_caching": False,
         "num_threads": 1,

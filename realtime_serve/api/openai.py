@@ -42,7 +42,7 @@ from realtime_serve.api.sse import (
     CompletionChunkWriter,
     error_event,
 )
-from realtime_serve.models import Model
+from realtime_serve.model import Model
 from realtime_serve.server import InferenceServer, new_request_id, to_response
 from realtime_serve.stream import StreamStatistics, TokenStream
 from realtime_serve.types import InferenceRequest

@@ -1,9 +1,9 @@
 """The memory of the KV cache: one tensor a layer, cut into blocks.
 
-Who owns which block is the BlockPool's business; this is only the storage. It is
-an anonymous mapping, so that a page costs memory when it is first written, not
+Who owns which block is the BlockPool's business; this is only the storage. On a CPU
+it is an anonymous mapping, so that a page costs memory when it is first written, not
 before, and reads as zero until then (a fresh `torch.empty` may hold NaN, which a
-mask does not stop).
+mask does not stop). A GPU's memory is taken whole, and set to zero.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from realtime_serve.engine.runner import BLOCK_SIZE
+from realtime_serve.errors import ModelLoadError
 from realtime_serve.nn.interface import CausalLM, KVTensors
 
 
@@ -31,6 +32,9 @@ class KVStorage:
         block_size: As given.
         device: Where the tensors are.
         tensors: One a layer, as `KVTensors` describes.
+
+    Raises:
+        ModelLoadError: The GPU has less memory left.
     """
 
     def __init__(self, model: CausalLM, num_blocks: int, block_size: int = BLOCK_SIZE) -> None:
@@ -38,9 +42,16 @@ class KVStorage:
         self.block_size = block_size
         self.device = model.device
         shape = (num_blocks, block_size, 2, model.num_kv_heads, model.head_dim)
-        self.tensors: KVTensors = tuple(
-            _zeros(shape, model.dtype, model.device) for _ in range(model.num_layers)
-        )
+        try:
+            self.tensors: KVTensors = tuple(
+                _zeros(shape, model.dtype, model.device) for _ in range(model.num_layers)
+            )
+        except torch.OutOfMemoryError as error:
+            raise ModelLoadError(
+                f"The GPU has no room for {num_blocks * bytes_per_block(model, block_size)} bytes "
+                "of KV cache: lower kv_cache_bytes, or give it a share such as 80%.",
+                param="kv_cache_bytes",
+            ) from error
 
 
 def bytes_per_block(model: CausalLM, block_size: int = BLOCK_SIZE) -> int:

@@ -14,6 +14,7 @@ from realtime_serve.engine.checkpoint_fit import (
     require_all_placed,
     require_shape,
 )
+from realtime_serve.engine.torch_device import CPU
 from realtime_serve.errors import ModelLoadError
 from realtime_serve.nn.interface import CausalLM
 from realtime_serve.nn.llama import LlamaForCausalLM
@@ -21,8 +22,6 @@ from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.nn.parameters import Parameters
 from realtime_serve.types import DType, ModelConfig
 from realtime_serve.weights import Checkpoint
-
-CPU = torch.device("cpu")
 
 
 def load_llm(checkpoint: Checkpoint, config: ModelConfig, device: torch.device = CPU) -> CausalLM:

@@ -4,8 +4,8 @@
 
 It says on its standard output what the server has to know, one JSON object a line:
 
-    {"progress": 0.42}                    often; the server may close the pipe to stop this
-    {"key": "..."}                        the end: packed, under this key of the cache
+    {"progress": 0.42}                    often; the server may kill it meanwhile, and tidies up then
+    {"progress": 0.42}                    often; the server may kill it meanwhile, and tidies up
     {"error": "...", "type": "..."}       the end: why not; type is the class of the error
 
 With --descriptor in place of --cache it packs into an open file, under the key MEMORY_KEY.

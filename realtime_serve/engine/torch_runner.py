@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from realtime_serve._kernels import cpu_levels
 from realtime_serve.engine.kv_storage import KVStorage, bytes_per_block
-from realtime_serve.engine.runner import SampledToken, ScheduledRows
+from realtime_serve.engine.native_sampler import NativeSampler
+from realtime_serve.engine.runner import SampledToken, SamplingRow, ScheduledRows
 from realtime_serve.engine.sampler import Sampler
 from realtime_serve.nn.interface import CausalLM, ForwardBatch, KVTensors, Span
+from realtime_serve.nn.transfer import to_device
 
 
 class TorchRunner:
     """A `ModelRunner` over a network that implements `CausalLM`.
 
+    Tokens are chosen where the logits are: in C on a CPU, in torch on a GPU.
+
     Args:
         model: The network.
+        cpu_level: Whose kernels choose tokens on a CPU; None takes the best.
 
     Attributes:
         vocab_size: The network's.
         bytes_per_block: Memory that one KV block takes in all layers together.
     """
 
-    def __init__(self, model: CausalLM) -> None:
+    def __init__(self, model: CausalLM, cpu_level: str | None = None) -> None:
         self.vocab_size = model.vocab_size
         self.bytes_per_block = bytes_per_block(model)
         self._model = model
         self._kv_storage: KVStorage | None = None
-        self._sampler = Sampler()
+        self._sampler = _sampler_for(model.device, cpu_level or cpu_levels()[-1])
 
     @property
     def kv_tensors(self) -> KVTensors:
@@ -70,6 +77,14 @@ class TorchRunner:
         return self._kv_storage
 
 
+class _Sampler(Protocol):
+    def sample(self, logits: Tensor, rows: Sequence[SamplingRow]) -> list[SampledToken | None]: ...
+
+
+def _sampler_for(device: torch.device, cpu_level: str) -> _Sampler:
+    return NativeSampler(cpu_level) if device.type == "cpu" else Sampler()
+
+
 def build_batch(
     work: Sequence[ScheduledRows], block_size: int, device: torch.device
 ) -> ForwardBatch:
@@ -97,11 +112,11 @@ def build_batch(
         spans.append(Span(start, num_rows, end_position, each.block_table))
         logits_rows += range(start + num_rows - len(each.samples), start + num_rows)
     return ForwardBatch(
-        token_ids=torch.tensor(token_ids, dtype=torch.int64, device=device),
-        positions=torch.tensor(positions, dtype=torch.int64, device=device),
-        slots=torch.tensor(slots, dtype=torch.int64, device=device),
+        token_ids=to_device(token_ids, device),
+        positions=to_device(positions, device),
+        slots=to_device(slots, device),
         spans=tuple(spans),
-        logits_rows=torch.tensor(logits_rows, dtype=torch.int64, device=device),
+        logits_rows=to_device(logits_rows, device),
     )
 
 

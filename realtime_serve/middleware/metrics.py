@@ -27,7 +27,7 @@ from realtime_serve.native import Lock
 from realtime_serve.stream import ITL_BUCKETS_S, StreamStatistics, TokenStream
 
 if TYPE_CHECKING:  # only to name the type: a middleware of your own need not load torch
-    from realtime_serve.models import Model
+    from realtime_serve.model import Model
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -4,6 +4,9 @@ The spans of a step are sorted into tiles once; every layer then runs each tile 
 gather and one attention call. All decode rows whose contexts are of similar length are
 one tile, a chunk of a prompt is another. The blocks of a tile's sequences are gathered
 side by side, padded to the longest, and a mask hides the padding and the future.
+
+Query heads that share a key head are laid out so that the attention call sees heads of
+equal number: those of torch that take both a mask and groups are slow on a GPU.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own custom
 from torch import Tensor
 
 from realtime_serve.nn.interface import ForwardBatch, Span
+from realtime_serve.nn.transfer import to_device
 
 MAX_CHUNK_ROWS = 256
 """Longer chunks are cut: it bounds the mask, and early rows skip the later blocks."""
@@ -131,10 +135,10 @@ class _DecodeTile:
         dtype: torch.dtype,
     ) -> None:
         num_blocks = max(-(-span.kv_len // block_size) for span in spans)
-        tables = [_padded(span.block_table, num_blocks) for span in spans]
+        blocks = [block for span in spans for block in _padded(span.block_table, num_blocks)]
         kv_len = num_blocks * block_size
-        self.rows = torch.tensor([span.start for span in spans], device=positions.device)
-        self._blocks = torch.tensor(tables, device=positions.device).flatten()
+        self.rows = to_device([span.start for span in spans], positions.device)
+        self._blocks = to_device(blocks, positions.device)
         self._mask = _causal_mask(positions[self.rows], kv_len, dtype)[:, None, None]
         groups = heads.num_heads // heads.num_kv_heads
         self._query_shape = (len(spans), heads.num_kv_heads, groups, heads.head_dim)
@@ -150,7 +154,11 @@ class _DecodeTile:
 
 
 class _ChunkTile:
-    """Several rows of one sequence."""
+    """Several rows of one sequence.
+
+    The key heads are handed over as a batch, and each as a view that is repeated for the query
+    heads that share it.
+    """
 
     def __init__(
         self,
@@ -164,22 +172,18 @@ class _ChunkTile:
         kv_len = num_blocks * block_size
         end = span.start + span.num_rows
         self.rows = torch.arange(span.start, end, device=positions.device)
-        self._blocks = torch.tensor(span.block_table[:num_blocks], device=positions.device)
+        self._blocks = to_device(span.block_table[:num_blocks], positions.device)
         self._mask = _causal_mask(positions[self.rows], kv_len, dtype)
-        self._query_shape = (1, span.num_rows, heads.num_heads, heads.head_dim)
-        self._kv_shape = (1, kv_len, 2, heads.num_kv_heads, heads.head_dim)
+        groups = heads.num_heads // heads.num_kv_heads
+        self._query_shape = (span.num_rows, heads.num_kv_heads, groups, heads.head_dim)
+        self._kv_shape = (kv_len, 2, heads.num_kv_heads, 1, heads.head_dim)
 
     def attend(self, queries: Tensor, kv: Tensor) -> Tensor:
+        by_head = queries.view(self._query_shape).permute(1, 2, 0, 3)
         gathered = kv.index_select(0, self._blocks).view(self._kv_shape)
-        keys, values = gathered.permute(2, 0, 3, 1, 4)
-        output = F.scaled_dot_product_attention(
-            queries.view(self._query_shape).transpose(1, 2),
-            keys,
-            values,
-            attn_mask=self._mask,
-            enable_gqa=True,
-        )
-        return output.transpose(1, 2).reshape(queries.shape)
+        keys, values = gathered.permute(1, 2, 3, 0, 4).expand(-1, -1, by_head.shape[1], -1, -1)
+        output = F.scaled_dot_product_attention(by_head, keys, values, attn_mask=self._mask)
+        return output.permute(2, 0, 1, 3).reshape(queries.shape)
 
 
 def _padded(block_table: Sequence[int], num_blocks: int) -> list[int]:

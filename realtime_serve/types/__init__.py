@@ -17,13 +17,17 @@ from realtime_serve.types.requests import SamplingParams as SamplingParams
 from realtime_serve.types.requests import StreamToken as StreamToken
 from realtime_serve.types.requests import Usage as Usage
 from realtime_serve.types.settings import CPU_LEVELS as CPU_LEVELS
+from realtime_serve.types.settings import DEVICES as DEVICES
 from realtime_serve.types.settings import DTYPES as DTYPES
+from realtime_serve.types.settings import KV_CACHE_DTYPES as KV_CACHE_DTYPES
 from realtime_serve.types.settings import MAX_QUEUE_DEPTH as MAX_QUEUE_DEPTH
 from realtime_serve.types.settings import MAX_RING_CAPACITY as MAX_RING_CAPACITY
 from realtime_serve.types.settings import MAX_SPECULATIVE_TOKENS as MAX_SPECULATIVE_TOKENS
 from realtime_serve.types.settings import NO_CACHE_DIR as NO_CACHE_DIR
 from realtime_serve.types.settings import BatchConfig as BatchConfig
 from realtime_serve.types.settings import CPULevel as CPULevel
+from realtime_serve.types.settings import Device as Device
 from realtime_serve.types.settings import DType as DType
+from realtime_serve.types.settings import KVCacheDType as KVCacheDType
 from realtime_serve.types.settings import ModelConfig as ModelConfig
 from realtime_serve.types.settings import ServerConfig as ServerConfig

@@ -15,9 +15,19 @@ DTYPES = ("auto", "float32", "bfloat16", "q8", "q4")
 
 DType = Literal["auto", "float32", "bfloat16", "q8", "q4"]
 
+QUANTIZED_DTYPES = frozenset({"q8", "q4"})
+
 CPU_LEVELS = ("auto", "portable", "avx2", "avx512", "avx512_bf16", "amx")
 
 CPULevel = Literal["auto", "portable", "avx2", "avx512", "avx512_bf16", "amx"]
+
+KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
+
+KVCacheDType = Literal["auto", "float32", "bfloat16", "int8"]
+
+DEVICES = ("auto", "cpu", "cuda")
+
+Device = Literal["auto", "cpu", "cuda"]
 
 NO_CACHE_DIR = "none"
 """As cache_dir: keep nothing on disk."""
@@ -36,6 +46,8 @@ _ACCEPTED: dict[Any, Any] = {
     float | None: int | float | None,
     DType: object,  # their own check lists the values
     CPULevel: object,
+    KVCacheDType: object,
+    Device: object,
 }
 """What passes for a field's annotation, where that is not the annotation itself."""
 
@@ -80,6 +92,15 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 def _check_at_most(name: str, value: int, maximum: int) -> None:
     if value > maximum:
         raise ConfigError(f"{name} must be at most {maximum}, not {value}.", param=name)
+
+
+def _check_runs_on(device: Device, dtype: DType) -> None:
+    if device == "cuda" and dtype in QUANTIZED_DTYPES:
+        raise ConfigError(
+            f"dtype {dtype!r} runs on the CPU only: with device 'cuda', use bfloat16 (which auto "
+            "takes there) or float32.",
+            param="dtype",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,10 +157,14 @@ class ModelConfig:
     Args:
         path: A GGUF file or a Hugging Face directory; None takes the default model.
         name: Name under which it is served; None derives one from the path.
-        dtype: Arithmetic of the network; "auto" takes bfloat16 where the CPU has it.
+        device: What computes the steps. "cuda" is the GPU that CUDA_VISIBLE_DEVICES shows first;
+            "auto" is "cpu": to look for a GPU would load torch, which a CPU does not need.
+        dtype: Arithmetic of the network; "auto" takes bfloat16 where the device has it.
         cpu_level: Forces the instruction set of the native step; "auto" takes the best.
         max_model_len: Longest prompt plus output in tokens; None takes the model's own.
-        kv_cache_bytes: Memory for the KV cache.
+        kv_cache_dtype: What keys and values are kept in, on the native path; "auto" is float32
+            beside the dtype float32, and else bfloat16. "int8" takes half of bfloat16's memory.
+        kv_cache_bytes: Memory for the KV cache; a share is one of the device's free memory.
         enable_prefix_caching: Whether prompts that begin alike share what was computed.
         num_threads: Threads of one step; None takes the CPUs this process may use.
         cache_dir: Where packed weights are kept; None takes realtime-serve in the user's
@@ -151,9 +176,11 @@ class ModelConfig:
 
     path: str | None = None
     name: str | None = None
+    device: Device = "auto"
     dtype: DType = "auto"
     cpu_level: CPULevel = "auto"
     max_model_len: int | None = None
+    kv_cache_dtype: KVCacheDType = "auto"
     kv_cache_bytes: int | MemoryShare = 512 * 1024 * 1024
     enable_prefix_caching: bool = True
     num_threads: int | None = None
@@ -166,8 +193,11 @@ class ModelConfig:
             _check_positive(name, getattr(self, name))
         if not isinstance(self.kv_cache_bytes, MemoryShare):  # which checks itself
             _check_positive("kv_cache_bytes", self.kv_cache_bytes)
+        _check_choice("device", self.device, DEVICES)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("cpu_level", self.cpu_level, CPU_LEVELS)
+        _check_choice("kv_cache_dtype", self.kv_cache_dtype, KV_CACHE_DTYPES)
+        _check_runs_on(self.device, self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,9 +207,11 @@ class ServerConfig:
     Args:
         model: A GGUF file or a Hugging Face directory; None takes the default model.
         served_model_name: Name in the API; None derives one from the path.
+        device: See ModelConfig.
         dtype: See ModelConfig.
         cpu_level: See ModelConfig.
         max_model_len: See ModelConfig.
+        kv_cache_dtype: See ModelConfig.
         kv_cache_bytes: See ModelConfig.
         enable_prefix_caching: See ModelConfig.
         num_threads: See ModelConfig.
@@ -204,9 +236,11 @@ class ServerConfig:
 
     model: str | None = None
     served_model_name: str | None = None
+    device: Device = "auto"
     dtype: DType = "auto"
     cpu_level: CPULevel = "auto"
     max_model_len: int | None = None
+    kv_cache_dtype: KVCacheDType = "auto"
     kv_cache_bytes: int | MemoryShare = 512 * 1024 * 1024
     enable_prefix_caching: bool = True
     num_threads: int | None = None
@@ -244,9 +278,11 @@ class ServerConfig:
         return ModelConfig(
             path=self.model,
             name=self.served_model_name,
+            device=self.device,
             dtype=self.dtype,
             cpu_level=self.cpu_level,
             max_model_len=self.max_model_len,
+            kv_cache_dtype=self.kv_cache_dtype,
             kv_cache_bytes=self.kv_cache_bytes,
             enable_prefix_caching=self.enable_prefix_caching,
             num_threads=self.num_threads,

@@ -77,6 +77,17 @@ class FileHashes:
             self._save(dict(list(entries.items())[-MAX_ENTRIES:]))
         return hashes
 
+    def remove_unfinished(self) -> None:
+        """Remove what processes that were killed while they saved the index have left.
+
+        Another one that is about to save it loses its own so, and hashes again some day.
+
+        Raises:
+            OSError: The index's directory cannot be changed.
+        """
+        for temporary in self._index.parent.glob(f"{self._index.name}.*.tmp"):
+            temporary.unlink(missing_ok=True)
+
     def _load(self) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError, RecursionError):
             entries = json.loads(self._index.read_bytes())

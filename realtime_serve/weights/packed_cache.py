@@ -48,6 +48,7 @@ class PackedCache:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._unfinished = directory / "unfinished"
         self._hashes = FileHashes(directory / "files.json")
 
     def known_key(self, files: Sequence[Path], sections: Sequence[Section]) -> str | None:
@@ -122,6 +123,11 @@ class PackedCache:
                 self._write(self._path(key), PackedLayout(key, sections), fill)
                 self._remove_old()
 
+    def remove_unfinished(self) -> None:
+        """Remove what processes that were killed have left, unless another one writes now."""
+        with contextlib.suppress(OSError), self._lock(_do_not_wait):
+            self._remove_leftovers()
+
     def _path(self, key: str) -> Path:
         return self._directory / f"{key}{_SUFFIX}"
 
@@ -151,18 +157,23 @@ class PackedCache:
     def _write(
         self, path: Path, layout: PackedLayout, fill: Callable[[PackedWeights], None]
     ) -> None:
-        unfinished = self._directory / "unfinished"
-        unfinished.unlink(missing_ok=True)  # of a process that was killed
+        self._remove_leftovers()
+        _make_way(path)
         try:
-            with unfinished.open("xb+") as file:
+            with self._unfinished.open("xb+") as file:
                 writer = PackedWriter(file.fileno(), layout)
                 fill(writer.sections)
                 writer.finish()
-            unfinished.replace(path)
+            self._unfinished.replace(path)
         except BaseException:
-            unfinished.unlink(missing_ok=True)
+            self._unfinished.unlink(missing_ok=True)
             raise
         self._sync_names()
+
+    def _remove_leftovers(self) -> None:
+        """The holder of the lock removes what processes that were killed have left."""
+        self._unfinished.unlink(missing_ok=True)
+        self._hashes.remove_unfinished()
 
     def _sync_names(self) -> None:
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -173,9 +184,22 @@ class PackedCache:
 
     def _remove_old(self) -> None:
         with contextlib.suppress(OSError):  # somebody else may tidy up, too
-            files = sorted(self._directory.glob(f"*{_SUFFIX}"), key=_last_use, reverse=True)
-            for file in files[MAX_FILES:]:
+            files = filter(Path.is_file, self._directory.glob(f"*{_SUFFIX}"))
+            for file in sorted(files, key=_last_use, reverse=True)[MAX_FILES:]:
                 file.unlink()
+
+
+def _do_not_wait() -> None:
+    raise BlockingIOError
+
+
+def _make_way(path: Path) -> None:
+    """Remove an empty directory in a file's place; one that holds something is an OSError.
+
+    Mounting a file that does not exist leaves an empty one. Better now than after all the work.
+    """
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
 
 
 def _last_use(file: Path) -> int:

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from realtime_serve.engine.runner import BLOCK_SIZE, ScheduledRows
+from realtime_serve._kernels import cpu_levels, sample
+from realtime_serve.engine.runner import BLOCK_SIZE, SamplingRow, ScheduledRows
 from realtime_serve.engine.torch_runner import TorchRunner, build_batch
+from realtime_serve.nn.interface import ForwardBatch, KVTensors
+from realtime_serve.types import SamplingParams
 from support.network import rows as work_of
 from support.stub_model import HistoryModel
 
 CPU = torch.device("cpu")
 
 
-def allocated_runner(model: HistoryModel) -> TorchRunner:
-    runner = TorchRunner(model)
+def allocated_runner(model: HistoryModel, cpu_level: str | None = None) -> TorchRunner:
+    runner = TorchRunner(model, cpu_level)
     runner.allocate(8)
     return runner
 
@@ -106,3 +113,64 @@ def test_steps_leave_no_graph_behind() -> None:
     model = HistoryModel()
     logits = allocated_runner(model).forward([work_of([5], 0, [0], True)])
     assert logits.is_inference()
+
+
+# --- the choice of tokens on a CPU ----------------------------------------------
+
+
+FILTERS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {},
+    {"temperature": 0.3},
+    {"top_k": 5},
+    {"top_p": 0.8},
+    {"min_p": 0.05, "temperature": 1.5},
+]
+
+
+@pytest.mark.parametrize("level", cpu_levels())
+def test_on_a_cpu_tokens_and_logprobs_are_the_c_samplers_to_the_bit(level: str) -> None:
+    model = HistoryModel()
+    runner = allocated_runner(model, level)
+    drawn = set()
+    for filters in FILTERS:
+        for seed in range(20):
+            row = SamplingRow(SamplingParams(**filters), seed, 3, banned_token_ids=(7,))
+            (token,) = runner.run([ScheduledRows([5, 6, 7], 0, [3], [row])])
+            logits = model.next_logits([5, 6, 7])
+            assert token == sample(logits.numpy(), row, level=level)
+            drawn.add(token)
+    assert len(drawn) > 5, "the test needs draws that differ"
+
+
+def test_each_row_is_sampled_with_its_own_settings_and_a_broken_one_fails_alone() -> None:
+    model = HistoryModel()
+    logits = torch.stack([model.next_logits([token]) for token in range(4)])
+    logits[2, 5] = torch.nan
+
+    class Spoilt(HistoryModel):
+        def forward(self, batch: ForwardBatch, kv_cache: KVTensors) -> Tensor:
+            return logits.clone()
+
+    rows = [SamplingRow(SamplingParams(**filters), 9, 0) for filters in FILTERS[:4]]
+    work = [ScheduledRows([index], 0, [index], [row]) for index, row in enumerate(rows)]
+    tokens = allocated_runner(Spoilt()).run(work)
+    expected = [
+        sample(logits[index].numpy(), row, level=cpu_levels()[-1]) for index, row in enumerate(rows)
+    ]
+    assert tokens == expected
+    assert [token is None for token in tokens] == [False, False, True, False]
+
+
+def test_logits_that_do_not_lie_row_by_row_are_sampled_alike() -> None:
+    model = HistoryModel()
+    logits = torch.stack([model.next_logits([token]) for token in range(3)])
+
+    class Transposed(HistoryModel):
+        def forward(self, batch: ForwardBatch, kv_cache: KVTensors) -> Tensor:
+            return logits.t().contiguous().t()
+
+    row = SamplingRow(SamplingParams(temperature=0.0), 0, 0)
+    work = [ScheduledRows([index], 0, [index], [row]) for index in range(3)]
+    tokens = allocated_runner(Transposed()).run(work)
+    assert [token and token.token_id for token in tokens] == logits.argmax(-1).tolist()

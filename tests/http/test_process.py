@@ -11,22 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from support.live_server import MODEL, free_port, start_program, start_server
+from support.live_server import MODEL, LiveServer, free_port, start_program, start_server
+from support.processes import children, is_running, is_stopped
 
 pytestmark = pytest.mark.not_under_gevent("the server is a process of its own")
-
-
-def children(pid: int) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-    return [int(child) for child in text.split()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
@@ -66,6 +54,31 @@ def test_a_server_stops_while_it_generates(tmp_path: Path) -> None:
     assert server.stop() == 0, server.log
     assert "Fatal Python error" not in server.log
     client.wait(60)
+
+
+def test_a_server_that_packs_weights_stops_and_leaves_no_unfinished_file(
+    tmp_path: Path, gguf_path: str
+) -> None:
+    """The packing process is stopped midway: a server that waited for it would wait for ever."""
+    cache = tmp_path / "cache"
+    environ = {"REALTIME_SERVE_MODEL": gguf_path, "REALTIME_SERVE_CACHE_DIR": str(cache)}
+    server = start_server(tmp_path / "log", "--graceful-timeout=1000", environ=environ, wait=False)
+    packing = stop_packing_process(server, cache)
+    assert server.stop() == 0, server.log
+    assert not is_running(packing)
+    assert {path.name for path in cache.iterdir()} == {"files.json", "lock"}
+    assert "Traceback" not in server.log
+
+
+def stop_packing_process(server: LiveServer, cache: Path) -> int:
+    """Stop the process that packs as soon as it has begun to write."""
+    server.wait_until((cache / "unfinished").exists, "packing")
+    (worker,) = children(server.process.pid)
+    (packing,) = children(worker)
+    os.kill(packing, signal.SIGSTOP)
+    server.wait_until(lambda: is_stopped(packing), "stopped midway")
+    assert (cache / "unfinished").exists()
+    return packing
 
 
 _CLIENT = """

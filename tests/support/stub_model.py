@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from realtime_serve._kernels import cpu_levels, sample
 from realtime_serve.engine.runner import SamplingRow
-from realtime_serve.engine.sampler import Sampler
 from realtime_serve.nn.interface import ForwardBatch, KVTensors, Span
 from realtime_serve.types import InferenceRequest
 
@@ -104,10 +104,11 @@ def expected_tokens(
     while len(output) < min(sampling.max_tokens or room, room):
         banned = stop_ids if len(output) < sampling.min_tokens else ()
         row = SamplingRow(sampling, sampling.seed or seed, len(output), banned)
-        (token,) = Sampler().sample(model.next_logits(history)[None], [row])
+        token = sample(model.next_logits(history).numpy(), row, level=cpu_levels()[-1])
         assert token is not None
-        output.append(token.token_id)
-        history.append(token.token_id)
-        if token.token_id in stop_ids:
+        token_id, _ = token
+        output.append(token_id)
+        history.append(token_id)
+        if token_id in stop_ids:
             break
     return output

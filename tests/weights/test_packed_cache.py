@@ -151,6 +151,31 @@ def test_a_process_that_dies_leaves_no_usable_file_and_no_lock(directory: Path) 
     assert names(directory) == {f"{KEY}.packed", "lock"}
 
 
+def test_what_a_killed_process_has_left_can_be_removed(directory: Path) -> None:
+    cache = PackedCache(directory)
+    build(cache)
+    for name in ("unfinished", "files.json.123.tmp", "files.json"):
+        (directory / name).touch()
+    cache.remove_unfinished()
+    assert names(directory) == {f"{KEY}.packed", "lock", "files.json"}
+
+
+def test_what_somebody_else_writes_is_not_removed(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    (directory / "unfinished").touch()
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        PackedCache(directory).remove_unfinished()
+        assert "unfinished" in names(directory)
+    PackedCache(directory).remove_unfinished()
+    assert names(directory) == {"lock"}
+
+
+def test_where_there_is_no_cache_nothing_is_to_be_removed(directory: Path) -> None:
+    PackedCache(directory).remove_unfinished()
+    assert not directory.exists()
+
+
 @pytest.mark.not_under_gevent("starts processes of its own, which are never patched")
 def test_of_two_builders_one_builds_and_both_have_the_result(directory: Path) -> None:
     with start(BUILDS_SLOWLY, directory) as process:
@@ -192,9 +217,11 @@ def test_the_number_of_files_is_bounded_and_those_in_use_stay(
     for number, key in enumerate("abc"):
         build(cache, key)
         os.utime(directory / f"{key}.packed", ns=(0, number))
+    (directory / "no file.packed").mkdir()
+    os.utime(directory / "no file.packed", ns=(0, 1))
     cache.open("a", SECTIONS)
     build(cache, "d")
-    assert names(directory) == {"a.packed", "c.packed", "d.packed", "lock"}
+    assert names(directory) == {"a.packed", "c.packed", "d.packed", "no file.packed", "lock"}
 
 
 def directory_in_place_of(name: str) -> Callable[[Path], None]:
@@ -220,12 +247,18 @@ def file_in_place_of_the_cache(directory: Path) -> None:
     ],
     ids=["file", "lock", "unfinished", "cache"],
 )
-def test_a_cache_that_cannot_be_written_is_an_os_error(
+def test_a_cache_that_cannot_be_written_is_an_os_error_before_any_work(
     directory: Path, obstruct: Callable[[Path], None]
 ) -> None:
     obstruct(directory)
     with pytest.raises(OSError, match="cache"):
-        PackedCache(directory).build(KEY, SECTIONS, fill, never_wait)
+        PackedCache(directory).build(KEY, SECTIONS, refuse_to_fill, never_wait)
+
+
+def test_an_empty_directory_in_place_of_a_file_is_replaced(directory: Path) -> None:
+    (directory / f"{KEY}.packed").mkdir(parents=True)
+    build(PackedCache(directory))
+    assert is_whole(PackedCache(directory).open(KEY, SECTIONS))
 
 
 def test_a_cache_that_may_only_be_read_is_read(directory: Path, tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""A model that is built from files can be stopped while its weights are packed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from realtime_serve import InferenceServer, Model, ModelState, ServerConfig, model_files
+from realtime_serve.errors import NotReadyError
+from support.processes import children, is_running
+from support.scripted_servers import wait_until
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(
+    cache: Path, gguf_path: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[InferenceServer]:
+    """Its packing process comes half through and then hangs."""
+    monkeypatch.setattr(model_files, "PACKING_CHILD", "support.hanging_child")
+    config = ServerConfig(model=gguf_path, dtype="q8", cache_dir=str(cache))
+    with InferenceServer(config) as server:
+        yield server
+
+
+def load_half(server: InferenceServer) -> tuple[Model, int]:
+    """A model that is being packed, and the process that does it."""
+    before = set(children(os.getpid()))
+    model = server.register_model(wait=False)
+    wait_until(lambda: "50%" in why_not_ready(model))
+    (child,) = set(children(os.getpid())) - before
+    return model, child
+
+
+def why_not_ready(model: Model) -> str:
+    with pytest.raises(NotReadyError) as caught:
+        model.require_ready()
+    return caught.value.message
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_a_server_that_is_shut_down_while_it_packs_ends_the_child_and_leaves_nothing(
+    server: InferenceServer, cache: Path
+) -> None:
+    model, child = load_half(server)
+    assert names(cache) == {"lock", "unfinished"}
+    server.shutdown()
+    assert model.state is ModelState.UNLOADED
+    assert not is_running(child)
+    assert names(cache) == {"lock"}
+    assert model.take_notices() == []
+    with pytest.raises(NotReadyError, match="unloaded"):
+        model.wait_ready()
+
+
+def test_a_cache_that_has_gone_meanwhile_does_not_hinder_the_end(
+    server: InferenceServer, cache: Path
+) -> None:
+    model, child = load_half(server)
+    shutil.rmtree(cache)
+    server.shutdown()
+    assert model.state is ModelState.UNLOADED
+    assert not is_running(child)
+    assert not cache.exists()
+
+
+def test_while_weights_are_packed_requests_hear_how_far_it_is(server: InferenceServer) -> None:
+    model, _ = load_half(server)
+    assert why_not_ready(model) == (
+        "The model 'SmolLM2-135M-Instruct' is loading (50% of its weights are packed). Retry later."
+    )

@@ -1,0 +1,235 @@
+"""Which path computes a model's steps, on which device, in which arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from realtime_serve._kernels import cpu_levels
+from realtime_serve.engine import host_memory
+from realtime_serve.engine.native_runner import NativeRunner, kv_format
+from realtime_serve.engine.packing import PackedDType
+from realtime_serve.engine.torch_device import CudaSupport
+from realtime_serve.engine.torch_runner import TorchRunner
+from realtime_serve.errors import ConfigError
+from realtime_serve.model_building import _build_engine
+from realtime_serve.nn.llama_config import LlamaConfig
+from realtime_serve.runners import (
+    BFLOAT16_LEVELS,
+    LoadedRunner,
+    NativePath,
+    TorchPath,
+    choose_packed_dtype,
+    choose_path,
+    load_runner,
+    runner_of_network,
+)
+from realtime_serve.types import (
+    BatchConfig,
+    CPULevel,
+    Device,
+    DType,
+    KVCacheDType,
+    MemoryShare,
+    ModelConfig,
+)
+from realtime_serve.weights.checkpoint import Checkpoint, open_checkpoint
+from support.dict_checkpoint import DictCheckpoint
+from support.scripted_servers import TEXT
+from support.stub_model import HistoryModel
+from support.tiny_models import SIZES
+
+BEST = cpu_levels()[-1]
+
+NATIVE_KIND = transformers.LlamaConfig(**{**SIZES, "intermediate_size": 96, "head_dim": 32})
+TORCH_KIND = "qwen3"  # heads of 24, which the native network lacks
+
+LOAD_ON_THE_CPU = """
+import sys
+from realtime_serve.runners import load_runner
+from realtime_serve.types import BatchConfig, ModelConfig
+from realtime_serve.weights.checkpoint import open_checkpoint
+config = ModelConfig(device=sys.argv[2], cache_dir=sys.argv[3])
+loaded = load_runner(open_checkpoint(sys.argv[1]), config, BatchConfig(), lambda share: None)
+assert type(loaded.runner).__name__ == "NativeRunner"
+print("torch" in sys.modules)
+"""
+
+
+@pytest.fixture(autouse=True)
+def same_threads_afterwards() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(num_threads)
+
+
+def llama(kind: str | transformers.PretrainedConfig) -> LlamaConfig:
+    return LlamaConfig.from_hf(DictCheckpoint(kind).config)
+
+
+def load(checkpoint: Checkpoint, config: ModelConfig) -> LoadedRunner:
+    return load_runner(checkpoint, config, BatchConfig(), lambda _: None)
+
+
+# --- the path -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_on_a_cpu_the_native_path_is_taken_where_it_can_be(device: Device) -> None:
+    path = choose_path(ModelConfig(device=device, dtype="q4"), llama(NATIVE_KIND))
+    assert path == NativePath(BEST, "q4")
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_on_a_cpu_torch_takes_the_rest_and_says_why(device: Device) -> None:
+    path = choose_path(ModelConfig(device=device), llama(TORCH_KIND))
+    assert isinstance(path, TorchPath)
+    assert path.device == "cpu"
+    assert path.notice is not None
+    assert "head_dim (24)" in path.notice
+
+
+@pytest.mark.parametrize("kind", [NATIVE_KIND, TORCH_KIND], ids=["native", "torch"])
+def test_on_a_gpu_torch_takes_all(kind: str | transformers.PretrainedConfig) -> None:
+    path = choose_path(ModelConfig(device="cuda"), llama(kind))
+    assert path == TorchPath("cuda", BEST)
+
+
+@pytest.mark.parametrize("level", cpu_levels())
+def test_auto_is_bfloat16_at_the_levels_that_compute_in_it(level: CPULevel) -> None:
+    expected: DType = "bfloat16" if level in BFLOAT16_LEVELS else "float32"
+    assert choose_packed_dtype("auto", level) == expected
+    path = choose_path(ModelConfig(cpu_level=level), llama(NATIVE_KIND))
+    assert path == NativePath(level, expected)
+
+
+@pytest.mark.parametrize("kind", [NATIVE_KIND, TORCH_KIND], ids=["native", "torch"])
+def test_a_level_that_the_cpu_lacks_is_refused_on_either_path(
+    kind: str | transformers.PretrainedConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realtime_serve.runners.cpu_levels", lambda: ("portable",))
+    with pytest.raises(ConfigError, match="this CPU has only portable") as caught:
+        choose_path(ModelConfig(cpu_level="avx2"), llama(kind))
+    assert caught.value.param == "cpu_level"
+
+
+# --- loading --------------------------------------------------------------------
+
+
+def test_a_network_in_torch_is_loaded_with_its_notice_and_the_hosts_memory() -> None:
+    checkpoint = DictCheckpoint(TORCH_KIND)
+    config = ModelConfig(dtype="float32", num_threads=1, max_model_len=100)
+    loaded = load(checkpoint, config)
+    assert isinstance(loaded.runner, TorchRunner)
+    assert loaded.max_model_len == 100
+    assert loaded.free_memory_bytes == pytest.approx(host_memory.free_memory_bytes(), rel=0.2)
+    assert any("runs on torch" in notice for notice in checkpoint.notices)
+
+
+def test_without_a_gpu_cuda_is_refused_before_anything_is_read() -> None:
+    if CudaSupport.of_this_process().missing is None:
+        pytest.skip("there is a CUDA device")
+    checkpoint = DictCheckpoint(TORCH_KIND)
+    checkpoint.tensors.clear()  # whoever asks for one gets another error
+    with pytest.raises(ConfigError, match="device is 'cuda', but torch") as caught:
+        load(checkpoint, ModelConfig(device="cuda"))
+    assert caught.value.param == "device"
+
+
+@pytest.mark.not_under_gevent("starts a process of its own, which is never patched")
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_on_a_cpu_no_torch_is_loaded_to_look_for_a_gpu(
+    device: str, gguf_path: str, tmp_path: Path
+) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", LOAD_ON_THE_CPU, gguf_path, device, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert finished.stdout == "False\n"
+
+
+def test_the_native_path_says_what_the_host_has_left(gguf_path: str, tmp_path: Path) -> None:
+    config = ModelConfig(cache_dir=str(tmp_path), dtype="q4")
+    loaded = load(open_checkpoint(gguf_path), config)
+    assert isinstance(loaded.runner, NativeRunner)
+    assert loaded.free_memory_bytes == pytest.approx(host_memory.free_memory_bytes(), rel=0.2)
+
+
+@pytest.mark.parametrize(("percent", "num_blocks"), [(50, 100), (5, 10)])
+def test_a_share_of_memory_is_one_of_what_the_runners_device_has_left(
+    percent: float, num_blocks: int
+) -> None:
+    runner = TorchRunner(HistoryModel(64))
+    loaded = LoadedRunner(runner, 64, free_memory_bytes=200 * runner.bytes_per_block)
+    config = ModelConfig(kv_cache_bytes=MemoryShare(percent))
+    engine = _build_engine(loaded, TEXT, config, BatchConfig(), lambda _: None)
+    assert engine.stats().kv_blocks_total == num_blocks
+
+
+# --- the KV cache ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "q8", "q4"])
+def test_keys_and_values_are_kept_as_configured_or_as_the_arithmetic_has_them(
+    dtype: PackedDType,
+) -> None:
+    assert kv_format(dtype, "auto") == ("f32" if dtype == "float32" else "bf16")
+    assert kv_format(dtype, "float32") == "f32"
+    assert kv_format(dtype, "bfloat16") == "bf16"
+    assert kv_format(dtype, "int8") == "int8"
+
+
+def test_a_cache_of_8_bits_reaches_the_native_network(gguf_path: str, tmp_path: Path) -> None:
+    config = ModelConfig(cache_dir=str(tmp_path), dtype="q4")
+    sizes = [
+        load(
+            open_checkpoint(gguf_path), dataclasses.replace(config, kv_cache_dtype=each)
+        ).runner.bytes_per_block
+        for each in ("float32", "auto", "int8")
+    ]
+    assert sizes[0] == 2 * sizes[1]
+    assert sizes[2] == sizes[1] / 2 * (64 + 4) / 64  # heads of 64, and a scale for each
+
+
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16", "int8"])
+def test_a_kv_cache_that_torch_does_not_have_is_refused(wanted: KVCacheDType) -> None:
+    config = ModelConfig(kv_cache_dtype=wanted)
+    with pytest.raises(ConfigError, match=r"runs on torch.*leave kv_cache_dtype out") as caught:
+        load(DictCheckpoint(TORCH_KIND), config)
+    assert caught.value.param == "kv_cache_dtype"
+    with pytest.raises(ConfigError, match="runs on torch"):
+        runner_of_network(HistoryModel(64), config)
+
+
+# --- networks of somebody's own ---------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_a_network_of_ones_own_runs_where_it_is(device: Device) -> None:
+    loaded = runner_of_network(HistoryModel(64), ModelConfig(device=device))
+    assert isinstance(loaded.runner, TorchRunner)
+    assert loaded.max_model_len == 64
+    assert loaded.free_memory_bytes > 0
+
+
+def test_a_network_of_ones_own_on_another_device_than_configured_is_refused() -> None:
+    with pytest.raises(ConfigError, match="device is 'cuda', but your own network is on 'cpu'"):
+        runner_of_network(HistoryModel(), ModelConfig(device="cuda"))
+
+
+def test_the_context_of_a_network_of_ones_own_can_be_cut_but_not_stretched() -> None:
+    config = ModelConfig(max_model_len=40)
+    assert runner_of_network(HistoryModel(64), config).max_model_len == 40
+    longer = dataclasses.replace(config, max_model_len=1000)
+    assert runner_of_network(HistoryModel(64), longer).max_model_len == 64

@@ -1,0 +1,82 @@
+"""InferenceThread while it loads: it can be stopped, and says how it has ended.
+
+What it does once it serves is tested through InferenceServer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from realtime_serve.batch import BatchScheduler
+from realtime_serve.engine.interface import Engine
+from realtime_serve.errors import ModelLoadError
+from realtime_serve.native import new_parker, original
+from realtime_serve.types import BatchConfig
+from realtime_serve.worker import EngineLoader, InferenceThread, Notify, WorkerState
+from support.scripted_servers import wait_until
+
+
+def thread_with(load: EngineLoader) -> InferenceThread:
+    return InferenceThread("infer-test", load, BatchScheduler(BatchConfig(), time.monotonic))
+
+
+def load_for_ever(notify: Notify, on_progress: Callable[[float], None]) -> Engine:
+    while True:
+        on_progress(0.25)
+        original("time", "sleep")(0.001)
+
+
+def test_a_thread_that_loads_can_be_stopped() -> None:
+    thread = thread_with(load_for_ever)
+    thread.start()
+    wait_until(lambda: thread.load_progress == 0.25)
+    assert thread.state is WorkerState.LOADING
+    thread.stop()
+    assert thread.join()
+    assert (thread.state, thread.failure) == (WorkerState.STOPPED, None)
+    assert not thread.notices
+
+
+def test_whoever_waits_for_a_model_is_woken_when_its_loading_is_stopped() -> None:
+    thread = thread_with(load_for_ever)
+    thread.start()
+    thread.stop()
+    assert thread.wait_loaded(new_parker())
+    assert thread.join()
+
+
+def test_what_a_loader_opened_is_closed_before_a_stopped_thread_ends() -> None:
+    closed: list[WorkerState] = []
+
+    def load(notify: Notify, on_progress: Callable[[float], None]) -> Engine:
+        try:
+            return load_for_ever(notify, on_progress)
+        finally:
+            closed.append(thread.state)
+
+    thread = thread_with(load)
+    thread.start()
+    thread.stop()
+    assert thread.join()
+    assert closed == [WorkerState.LOADING]
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (ModelLoadError("No such model."), "The model could not be loaded: No such model."),
+        (ValueError("x"), "The model could not be loaded: ValueError('x')"),
+    ],
+)
+def test_a_loader_that_fails_is_a_failure_with_its_reason(error: Exception, failure: str) -> None:
+    def load(notify: Notify, on_progress: Callable[[float], None]) -> Engine:
+        raise error
+
+    thread = thread_with(load)
+    thread.start()
+    assert thread.join()
+    assert (thread.state, thread.failure) == (WorkerState.FAILED, failure)
+    assert list(thread.notices) == [failure]
