@@ -27,6 +27,11 @@ from posix.unistd cimport getpid
 
 from kernels cimport *
 
+cdef extern from "sys/mman.h" nogil:
+    enum:
+        MADV_HUGEPAGE
+    int madvise(void *address, size_t length, int advice)
+
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
 
@@ -186,8 +191,22 @@ def shared_compute_pool():
 # --- the KV cache ---------------------------------------------------------------
 
 
-def kv_block_nbytes(str format, int32_t head_dim):
-    return 2 * kv_block_bytes(<kv_format>number_of(KV_FORMATS, format), head_dim)
+def kv_block_nbytes(str format, shape):
+    cdef kv_cache cache = kv_cache_of(format, shape.num_layers, shape.num_kv_heads, shape.head_dim)
+    return 2 * kv_block_bytes_in_all(&cache)
+
+
+cdef kv_cache kv_cache_of(str format, int32_t num_layers, int32_t num_heads, int32_t head_dim):
+    """A cache without memory."""
+    cdef kv_cache cache
+    cache.format = <kv_format>number_of(KV_FORMATS, format)
+    cache.num_layers = num_layers
+    cache.num_heads = num_heads
+    cache.head_dim = head_dim
+    cache.num_blocks = 0
+    cache.keys = NULL
+    cache.values = NULL
+    return cache
 
 
 # --- the transformer ------------------------------------------------------------
@@ -353,10 +372,12 @@ cdef class Transformer:
             raise RuntimeError("The KV cache is allocated already.")
         if num_blocks < 1:
             raise ValueError(f"num_blocks must be at least 1, not {num_blocks}.")
-        self.cache.format = <kv_format>number_of(KV_FORMATS, format)
-        self.cache.num_layers = self.weights.shape.num_layers
-        self.cache.num_heads = self.weights.shape.num_kv_heads
-        self.cache.head_dim = self.weights.shape.head_dim
+        self.cache = kv_cache_of(
+            format,
+            self.weights.shape.num_layers,
+            self.weights.shape.num_kv_heads,
+            self.weights.shape.head_dim,
+        )
         self.cache.num_blocks = num_blocks
         # Mapped, so that a block costs memory when it is first written, and is zero until then.
         self.cache.keys = map_memory(kv_cache_bytes(&self.cache))
@@ -498,6 +519,8 @@ cdef void *map_memory(size_t length) except NULL:
     )
     if memory is MAP_FAILED:
         raise MemoryError(f"There is no address space for {length} bytes of KV cache.")
+    # Large pages are read a quarter faster; that a kernel may have none is no error.
+    madvise(memory, length, MADV_HUGEPAGE)
     return memory
 
 

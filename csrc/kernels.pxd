@@ -43,6 +43,7 @@ cdef extern from "kernels/kv_cache.h" nogil:
 
     const int KV_BLOCK_TOKENS
     size_t kv_block_bytes(kv_format format, int32_t head_dim)
+    size_t kv_block_bytes_in_all(const kv_cache *cache)
     size_t kv_cache_bytes(const kv_cache *cache)
     size_t kv_block_offset(const kv_cache *cache, int32_t layer, int32_t head, int32_t block)
 

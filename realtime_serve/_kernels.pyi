@@ -83,12 +83,12 @@ def shared_compute_pool() -> ComputePool:
         MemoryError: The threads could not be started.
     """
 
-def kv_block_nbytes(format: str, head_dim: int) -> int:
-    """Bytes that a block of the KV cache takes for one layer and one key-value head.
+def kv_block_nbytes(format: str, shape: _Shape) -> int:
+    """Bytes that a block of the KV cache takes in all layers together.
 
     Args:
         format: "f32", "bf16" or "int8".
-        head_dim: Width of the head.
+        shape: The network's.
 
     Raises:
         ValueError: There is no such format.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from realtime_serve.child_process import PASSED_DESCRIPTOR, ChildProcess
+from realtime_serve.engine.host_memory import free_memory_bytes
 from realtime_serve.engine.packing import PackedDType, Packing
 from realtime_serve.engine.packing_child import MEMORY_KEY, CacheError
 from realtime_serve.errors import ModelLoadError
@@ -27,6 +28,7 @@ from realtime_serve.weights.packed_file import (
     PackedLayout,
     PackedWeights,
     Section,
+    has_large_pages,
     move_to_memory,
 )
 
@@ -41,7 +43,12 @@ disk."""
 
 
 def load_packed(
-    checkpoint: Checkpoint, dtype: PackedDType, cache_dir: str | None, on_progress: OnProgress
+    checkpoint: Checkpoint,
+    dtype: PackedDType,
+    cache_dir: str | None,
+    on_progress: OnProgress,
+    *,
+    share: bool = False,
 ) -> PackedWeights:
     """Get a model's weights as the native network reads them.
 
@@ -51,6 +58,7 @@ def load_packed(
         cache_dir: As `ModelConfig.cache_dir`. Where no file can be kept, the weights are
             packed into memory at each start.
         on_progress: See `OnProgress`; not called if nothing has to be packed.
+        share: As `ModelConfig.share_weights`.
 
     Returns:
         The weights.
@@ -61,8 +69,9 @@ def load_packed(
     sections = Packing(checkpoint, dtype).sections
     directory = cache_directory(cache_dir)
     if directory is not None:
+        shared = share or not _fit_large_pages(PackedLayout("", sections).nbytes)
         try:
-            return _from_cache(checkpoint, dtype, sections, directory, on_progress)
+            return _from_cache(checkpoint, dtype, sections, directory, shared, on_progress)
         except CacheError as error:
             checkpoint.notices.append(
                 f"Packed weights cannot be kept ({error}): each start packs them again."
@@ -87,18 +96,24 @@ def cache_directory(cache_dir: str | None) -> Path | None:
     return Path(caches, "realtime-serve") if os.path.isabs(caches) else None
 
 
+def _fit_large_pages(nbytes: int) -> bool:
+    """A copy of its own is not worth that the machine has to swap."""
+    return has_large_pages() and nbytes <= free_memory_bytes()
+
+
 def _from_cache(
     checkpoint: Checkpoint,
     dtype: PackedDType,
     sections: Sequence[Section],
     directory: Path,
+    shared: bool,
     on_progress: OnProgress,
 ) -> PackedWeights:
     cache = PackedCache(directory)
     with contextlib.suppress(OSError, PackedFileError):  # whatever it is, the child says it
         key = cache.known_key(checkpoint.files, sections)
         if key is not None:
-            return cache.open(key, sections)
+            return cache.open(key, sections, shared=shared)
     arguments = [checkpoint.path, "--dtype", dtype, "--cache", os.fspath(directory)]
     try:
         key = _run_packing_child(arguments, None, on_progress)
@@ -106,7 +121,7 @@ def _from_cache(
         cache.remove_unfinished()
         raise
     try:
-        return cache.open(key, sections)
+        return cache.open(key, sections, shared=shared)
     except PackedFileError as error:
         raise CacheError(f"{directory}: {error}") from error
 

@@ -104,7 +104,9 @@ def load_runner(
     path = choose_path(config, llama)
     if isinstance(path, NativePath):
         shape = NativeShape.from_config(llama)
-        weights = load_packed(checkpoint, path.dtype, config.cache_dir, on_progress)
+        weights = load_packed(
+            checkpoint, path.dtype, config.cache_dir, on_progress, share=config.share_weights
+        )
         runner = _native_runner(shape, weights, path, config, batch_config)
         return LoadedRunner(runner, max_model_len, host_memory.free_memory_bytes())
     return _load_in_torch(checkpoint, path, config, max_model_len)

@@ -49,6 +49,7 @@ def server_configs(draw: st.DrawFn) -> ServerConfig:
         enable_prefix_caching=draw(st.booleans()),
         num_threads=draw(st.none() | COUNTS),
         cache_dir=draw(st.none() | TEXTS),
+        share_weights=draw(st.booleans()),
         max_num_seqs=max_num_seqs,
         max_batch_tokens=max_num_seqs + draw(st.integers(0, 100)),
         target_itl_ms=draw(st.none() | FRACTIONS),

@@ -194,6 +194,7 @@ def test_every_setting_reaches_the_part_that_reads_it() -> None:
         "enable_prefix_caching": False,
         "num_threads": 1,
         "cache_dir": "c",
+        "share_weights": True,
         "max_num_seqs": 2,
         "max_batch_tokens": 5,
         "target_itl_ms": None,

@@ -167,6 +167,7 @@ static void attend(const struct kv_cache *cache, const struct attention_tile *ti
         .keys = (const char *)cache->keys + first_block,
         .values = (const char *)cache->values + first_block,
         .block_bytes = kv_block_bytes(cache->format, cache->head_dim),
+        .segment_bytes = kv_segment_bytes(cache),
         .scratch = scratch,
         .queries = scratch->vectors,
         .output = scratch->vectors + ATTENTION_MAX_QUERIES * cache->head_dim,

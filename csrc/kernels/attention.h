@@ -41,6 +41,7 @@ struct attention {
     const char *keys; /* block 0 of the layer and head */
     const char *values;
     size_t block_bytes;
+    size_t segment_bytes; /* of blocks; see kv_cache.h */
     const int32_t *blocks;   /* the part's, and those after it */
     int32_t num_blocks;      /* in the part, 1 to ATTENTION_PART_BLOCKS */
     int32_t num_blocks_left; /* in the part and after it */
@@ -88,14 +89,20 @@ float KERNEL(attention_exponentiate_quantized)(const struct attention *attention
 
 /* ---- blocks ---- */
 
+static inline size_t attention_distance(const struct attention *attention, int32_t block)
+{
+    return kv_block_distance(attention->segment_bytes, attention->block_bytes,
+                             attention->blocks[block]);
+}
+
 static inline const char *attention_keys(const struct attention *attention, int32_t block)
 {
-    return attention->keys + (size_t)attention->blocks[block] * attention->block_bytes;
+    return attention->keys + attention_distance(attention, block);
 }
 
 static inline const char *attention_values(const struct attention *attention, int32_t block)
 {
-    return attention->values + (size_t)attention->blocks[block] * attention->block_bytes;
+    return attention->values + attention_distance(attention, block);
 }
 
 /* Blocks are read in the order keys of the part, values of the part, keys of the next part. These

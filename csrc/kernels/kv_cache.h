@@ -12,8 +12,9 @@
  * 64 bytes of a block: a value is its code times its token's scale (codes.h). It is made of that
  * token alone, when it is written: what stands in a block does not depend on when its tokens came.
  *
- * Blocks of one layer and head lie side by side ([layer][head][block]):
- * attention then reads memory in order if the sequence's blocks are consecutive.
+ * Blocks lie in segments of 64: [block / 64][layer][head][block % 64]. Within a segment, attention
+ * reads memory in order if a sequence's blocks are consecutive, as they mostly are; and segment by
+ * segment, large pages come into use as sequences need them, not all at the first one.
  */
 #ifndef REALTIME_SERVE_KV_CACHE_H
 #define REALTIME_SERVE_KV_CACHE_H
@@ -22,6 +23,7 @@
 #include <stdint.h>
 
 #define KV_BLOCK_TOKENS 16
+#define KV_SEGMENT_BLOCKS 64
 
 enum kv_format { KV_F32, KV_BF16, KV_INT8, NUM_KV_FORMATS };
 
@@ -49,20 +51,40 @@ static inline size_t kv_block_bytes(enum kv_format format, int32_t head_dim)
     return num_values * (format == KV_F32 ? sizeof(float) : sizeof(uint16_t));
 }
 
-/* Bytes of all keys; the values take as many. */
+/* Bytes of a block in all layers and heads: of its keys, as of its values. */
+static inline size_t kv_block_bytes_in_all(const struct kv_cache *cache)
+{
+    return (size_t)cache->num_layers * (size_t)cache->num_heads *
+           kv_block_bytes(cache->format, cache->head_dim);
+}
+
+static inline size_t kv_segment_bytes(const struct kv_cache *cache)
+{
+    return KV_SEGMENT_BLOCKS * kv_block_bytes_in_all(cache);
+}
+
+/* Bytes of all keys; the values take as many. The last segment is a whole one. */
 static inline size_t kv_cache_bytes(const struct kv_cache *cache)
 {
-    return (size_t)cache->num_layers * (size_t)cache->num_heads * (size_t)cache->num_blocks *
-           kv_block_bytes(cache->format, cache->head_dim);
+    size_t num_blocks = (size_t)cache->num_blocks;
+    return (num_blocks + KV_SEGMENT_BLOCKS - 1) / KV_SEGMENT_BLOCKS * kv_segment_bytes(cache);
+}
+
+/* From block 0 of a layer and head to another block of it. */
+static inline size_t kv_block_distance(size_t segment_bytes, size_t block_bytes, int32_t block)
+{
+    size_t segment = (size_t)block / KV_SEGMENT_BLOCKS;
+    return segment * segment_bytes + (size_t)block % KV_SEGMENT_BLOCKS * block_bytes;
 }
 
 /* Where a block of a layer and head begins, in `keys` and in `values` alike. */
 static inline size_t kv_block_offset(const struct kv_cache *cache, int32_t layer, int32_t head,
                                      int32_t block)
 {
-    size_t row = (size_t)layer * (size_t)cache->num_heads + (size_t)head;
-    return (row * (size_t)cache->num_blocks + (size_t)block) *
-           kv_block_bytes(cache->format, cache->head_dim);
+    size_t block_bytes = kv_block_bytes(cache->format, cache->head_dim);
+    size_t run = (size_t)layer * (size_t)cache->num_heads + (size_t)head;
+    return run * KV_SEGMENT_BLOCKS * block_bytes +
+           kv_block_distance(kv_segment_bytes(cache), block_bytes, block);
 }
 
 #endif

@@ -43,8 +43,7 @@ class NativeRunner:
 
     def __init__(self, transformer: Transformer, shape: NativeShape, kv_format: str) -> None:
         self.vocab_size = shape.vocab_size
-        num_heads = shape.num_layers * shape.num_kv_heads
-        self.bytes_per_block = num_heads * kv_block_nbytes(kv_format, shape.head_dim)
+        self.bytes_per_block = kv_block_nbytes(kv_format, shape)
         self._transformer = transformer
         self._kv_format = kv_format
 

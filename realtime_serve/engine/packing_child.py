@@ -4,7 +4,6 @@
 
 It says on its standard output what the server has to know, one JSON object a line:
 
-    {"progress": 0.42}                    often; the server may kill it meanwhile, and tidies up then
     {"progress": 0.42}                    often; the server may kill it meanwhile, and tidies up
     {"error": "...", "type": "..."}       the end: why not; type is the class of the error
 

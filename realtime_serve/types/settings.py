@@ -169,6 +169,9 @@ class ModelConfig:
         num_threads: Threads of one step; None takes the CPUs this process may use.
         cache_dir: Where packed weights are kept; None takes realtime-serve in the user's
             cache directory, NO_CACHE_DIR keeps none.
+        share_weights: Whether all processes that serve a model share the memory of its packed
+            weights. Otherwise each has a copy of its own in large pages, which is read up to
+            a quarter faster.
 
     Raises:
         ConfigError: A value has the wrong type or is out of range; `param` names it.
@@ -185,6 +188,7 @@ class ModelConfig:
     enable_prefix_caching: bool = True
     num_threads: int | None = None
     cache_dir: str | None = None
+    share_weights: bool = False
 
     def __post_init__(self) -> None:
         """Check the types and the ranges."""
@@ -216,6 +220,7 @@ class ServerConfig:
         enable_prefix_caching: See ModelConfig.
         num_threads: See ModelConfig.
         cache_dir: See ModelConfig.
+        share_weights: See ModelConfig.
         max_num_seqs: See BatchConfig.
         max_batch_tokens: See BatchConfig.
         target_itl_ms: See BatchConfig.
@@ -245,6 +250,7 @@ class ServerConfig:
     enable_prefix_caching: bool = True
     num_threads: int | None = None
     cache_dir: str | None = None
+    share_weights: bool = False
     max_num_seqs: int = 64
     max_batch_tokens: int = 2048
     target_itl_ms: float | None = 50.0
@@ -287,6 +293,7 @@ class ServerConfig:
             enable_prefix_caching=self.enable_prefix_caching,
             num_threads=self.num_threads,
             cache_dir=self.cache_dir,
+            share_weights=self.share_weights,
         )
 
     def batch_config(self) -> BatchConfig:

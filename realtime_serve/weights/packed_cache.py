@@ -81,12 +81,15 @@ class PackedCache:
             self._make_directory()
         return _key(self._hashes.compute(files, on_read), sections)
 
-    def open(self, key: str, sections: Sequence[Section]) -> PackedWeights:
-        """Map packed weights, and note that they are in use.
+    def open(
+        self, key: str, sections: Sequence[Section], *, shared: bool = True
+    ) -> PackedWeights:
+        """Open packed weights, and note that they are in use.
 
         Args:
             key: Which.
             sections: Their form.
+            shared: See `open_packed`.
 
         Returns:
             The weights.
@@ -95,7 +98,7 @@ class PackedCache:
             PackedFileError: They are not there, or damaged.
         """
         path = self._path(key)
-        weights = open_packed(path, PackedLayout(key, sections))
+        weights = open_packed(path, PackedLayout(key, sections), shared=shared)
         with contextlib.suppress(OSError):  # a cache that may only be read is still a cache
             os.utime(path)
         return weights

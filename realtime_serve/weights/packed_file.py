@@ -1,4 +1,4 @@
-"""Packed weights in a file: written once, whole or not at all; mapped by whoever runs the model.
+"""Packed weights in a file: written once, whole or not at all; then mapped, or copied to memory.
 
     offset 0    prefix: magic, version, length of the header, checksum of the data
                 header: JSON; the key, and where each section is
@@ -22,6 +22,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -34,6 +35,8 @@ PAGE_BYTES = 4096
 
 MOVED_AT_ONCE = 64 * 2**20
 """What `move_to_memory` has in memory twice."""
+
+LARGE_PAGES_FILE = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 _MAGIC = b"RTSPACK\n"
 _PREFIX = struct.Struct("<8sIIQ")
@@ -162,12 +165,25 @@ class PackedWriter:
 # --- reading ------------------------------------------------------------------
 
 
-def open_packed(path: str | os.PathLike[str], layout: PackedLayout) -> PackedWeights:
-    """Map a packed file.
+def has_large_pages() -> bool:
+    """Whether this machine's kernel gives large pages to a process that asks for them."""
+    with contextlib.suppress(OSError):
+        return "[never]" not in Path(LARGE_PAGES_FILE).read_text(encoding="ascii")
+    return False
+
+
+def open_packed(
+    path: str | os.PathLike[str], layout: PackedLayout, *, shared: bool = True
+) -> PackedWeights:
+    """Map a packed file, or copy it into this process's own memory.
+
+    Files have small pages. A process's own memory can have large ones, and weights are read
+    from those up to a quarter faster.
 
     Args:
         path: The file.
         layout: What it has to hold.
+        shared: Whether to map it: all who do share its memory.
 
     Returns:
         Its sections. All of it has been read and is in memory, as far as there is room.
@@ -180,7 +196,7 @@ def open_packed(path: str | os.PathLike[str], layout: PackedLayout) -> PackedWei
     except OSError as error:
         raise PackedFileError(f"it cannot be opened: {error.strerror}") from error
     try:
-        return map_packed(descriptor, layout)
+        return map_packed(descriptor, layout) if shared else _copy_packed(descriptor, layout)
     except OSError as error:
         raise PackedFileError(f"it cannot be read: {error.strerror}") from error
     finally:
@@ -189,19 +205,34 @@ def open_packed(path: str | os.PathLike[str], layout: PackedLayout) -> PackedWei
 
 def map_packed(descriptor: int, layout: PackedLayout) -> PackedWeights:
     """As `open_packed`, of an open file; may also raise OSError."""
+    _check_size(descriptor, layout)
+    return _checked(mmap.mmap(descriptor, layout.nbytes, prot=mmap.PROT_READ), layout)
+
+
+def _check_size(descriptor: int, layout: PackedLayout) -> None:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise PackedFileError("it is not a file")
     if status.st_size != layout.nbytes:  # before mapping: memory past a file's end is deadly
         raise PackedFileError(f"it has {status.st_size} bytes and not {layout.nbytes}")
-    return _checked(mmap.mmap(descriptor, layout.nbytes, prot=mmap.PROT_READ), layout)
+
+
+def _copy_packed(descriptor: int, layout: PackedLayout) -> PackedWeights:
+    _check_size(descriptor, layout)
+    memory = _large_pages(layout.nbytes)
+    _read_fully(descriptor, memoryview(memory), 0)
+    return _checked(memory, layout)
+
+
+def _large_pages(nbytes: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel may have no large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def move_to_memory(descriptor: int, layout: PackedLayout) -> PackedWeights:
     """Move a packed file into this process's own memory, for where none can be kept.
-
-    Files in memory have small pages. A process's own memory can have large ones, and weights
-    are read from those a quarter faster.
 
     Args:
         descriptor: The file, open for reading and writing; it is empty afterwards.
@@ -214,9 +245,7 @@ def move_to_memory(descriptor: int, layout: PackedLayout) -> PackedWeights:
         PackedFileError: It is not what is wanted.
         OSError: It cannot be read.
     """
-    memory = mmap.mmap(-1, layout.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel may have no large pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = _large_pages(layout.nbytes)
     view = memoryview(memory)
     # From its end on, and cut off after each piece: it is never in memory twice.
     for start in reversed(range(0, layout.nbytes, MOVED_AT_ONCE)):
@@ -234,7 +263,7 @@ def _read_fully(descriptor: int, into: memoryview, offset: int) -> None:
 
 
 def _checked(file: mmap.mmap, layout: PackedLayout) -> PackedWeights:
-    view = memoryview(file)
+    view = memoryview(file).toreadonly()
     prefix = layout.prefix(checksum(view[layout.data_offset :]))
     if view[: len(prefix)] != prefix:
         raise PackedFileError("its contents are damaged, or not those that are wanted")

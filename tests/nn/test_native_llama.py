@@ -9,6 +9,7 @@ import transformers
 
 from realtime_serve._kernels import cpu_levels, kv_block_nbytes
 from realtime_serve.engine.runner import BLOCK_SIZE, ScheduledRows
+from realtime_serve.nn.native_llama import NativeShape
 from support.native_network import CONFIGS, Floats, NativeNetwork, round_weights
 from support.network import GREEDY
 from support.tiny_models import last_logits
@@ -30,6 +31,21 @@ def random_model(kind: str) -> transformers.PreTrainedModel:
         torch.nn.init.normal_(parameter, 1.0 if "norm" in name else 0.0, 0.15)
     evaluated: transformers.PreTrainedModel = model.eval()
     return evaluated
+
+
+def native_shape(*, num_layers: int, num_kv_heads: int, head_dim: int) -> NativeShape:
+    return NativeShape(
+        vocab_size=32,
+        hidden_size=num_kv_heads * head_dim,
+        intermediate_size=32,
+        num_layers=num_layers,
+        num_heads=num_kv_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        rms_norm_eps=1e-5,
+        rotary_scale=1.0,
+        rotary_frequencies=(1.0,) * (head_dim // 2),
+    )
 
 
 def assert_same_bits(actual: Floats, expected: Floats) -> None:
@@ -145,8 +161,10 @@ def test_a_copied_block_serves_as_the_first_one_did(
 
 def test_a_block_of_8_bits_takes_half_of_one_of_bfloat16_and_its_scales() -> None:
     for head_dim in (32, 64, 128):
-        scales = 2 * 4 * BLOCK_SIZE
-        assert kv_block_nbytes("f32", head_dim) == 2 * kv_block_nbytes("bf16", head_dim)
-        assert kv_block_nbytes("bf16", head_dim) == 2 * (kv_block_nbytes("int8", head_dim) - scales)
+        shape = native_shape(num_layers=3, num_kv_heads=5, head_dim=head_dim)
+        scales = 3 * 5 * 2 * 4 * BLOCK_SIZE
+        assert kv_block_nbytes("f32", shape) == 3 * 5 * 2 * 4 * BLOCK_SIZE * head_dim
+        assert kv_block_nbytes("f32", shape) == 2 * kv_block_nbytes("bf16", shape)
+        assert kv_block_nbytes("bf16", shape) == 2 * (kv_block_nbytes("int8", shape) - scales)
     with pytest.raises(ValueError, match="q4"):
-        kv_block_nbytes("q4", 64)
+        kv_block_nbytes("q4", native_shape(num_layers=1, num_kv_heads=1, head_dim=64))

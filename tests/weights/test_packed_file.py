@@ -22,6 +22,7 @@ from realtime_serve.weights.packed_file import (
     PackedWriter,
     Section,
     checksum,
+    has_large_pages,
     move_to_memory,
     open_packed,
 )
@@ -76,18 +77,54 @@ def path(tmp_path: Path) -> Path:
     return place
 
 
-def test_what_was_written_is_read(path: Path) -> None:
-    check(open_packed(path, LAYOUT))
+either_way = pytest.mark.parametrize("shared", [True, False])
 
 
-def test_sections_are_aligned_and_cannot_be_written_to(path: Path) -> None:
-    for section in open_packed(path, LAYOUT).values():
+@either_way
+def test_what_was_written_is_read(path: Path, shared: bool) -> None:
+    check(open_packed(path, LAYOUT, shared=shared))
+
+
+def test_only_what_is_shared_is_mapped_from_the_file(path: Path) -> None:
+    def is_mapped() -> bool:
+        return str(path) in Path("/proc/self/maps").read_text()
+
+    copied = open_packed(path, LAYOUT, shared=False)
+    assert not is_mapped()
+    shared = open_packed(path, LAYOUT, shared=True)
+    assert is_mapped()
+    assert copied["matrix"].data == shared["matrix"].data
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("always [madvise] never\n", True),
+        ("[always] madvise never\n", True),
+        ("always madvise [never]\n", False),
+        (None, False),
+    ],
+)
+def test_large_pages_are_there_unless_the_kernel_never_gives_any(
+    text: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "enabled"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(packed_file, "LARGE_PAGES_FILE", str(file))
+    assert has_large_pages() is expected
+
+
+@either_way
+def test_sections_are_aligned_and_cannot_be_written_to(path: Path, shared: bool) -> None:
+    for section in open_packed(path, LAYOUT, shared=shared).values():
         assert section.data.readonly
         assert np.frombuffer(section.data, np.uint8).ctypes.data % PAGE_BYTES == 0
 
 
-def test_what_is_mapped_stays_when_the_file_goes(path: Path) -> None:
-    weights = open_packed(path, LAYOUT)
+@either_way
+def test_what_is_open_stays_when_the_file_goes(path: Path, shared: bool) -> None:
+    weights = open_packed(path, LAYOUT, shared=shared)
     path.unlink()
     check(weights)
 
@@ -161,11 +198,14 @@ SPOILERS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@either_way
 @pytest.mark.parametrize("spoil", SPOILERS.values(), ids=SPOILERS)
-def test_anything_else_is_not_the_file(path: Path, spoil: Callable[[Path], object]) -> None:
+def test_anything_else_is_not_the_file(
+    path: Path, spoil: Callable[[Path], object], shared: bool
+) -> None:
     spoil(path)
     with pytest.raises(PackedFileError, match=r"^its? "):
-        open_packed(path, LAYOUT)
+        open_packed(path, LAYOUT, shared=shared)
 
 
 @settings(
