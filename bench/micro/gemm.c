@@ -193,7 +193,7 @@ static void multiply(const struct bench *bench, const struct matrix *matrix, int
         for (int32_t row = 0; row < bench->num_rows; row += TILE_ROWS) {
             int32_t rest = bench->num_rows - row;
             int32_t num_rows = rest < TILE_ROWS ? rest : TILE_ROWS;
-            GEMM[matrix->format](matrix, panel, &rows, row, num_rows, out, PANEL_COLUMNS);
+            GEMM[matrix->format](matrix, panel, &rows, row, num_rows, out, PANEL_COLUMNS, NULL);
         }
 }
 

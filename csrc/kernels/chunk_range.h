@@ -1,4 +1,4 @@
-/* chunk_range: the chunks of a phase that a member of the pool begins with and others may take from.
+/* chunk_range: the chunks of a phase that a member of the pool begins with; others may take some.
  *
  *     untaken chunks    first [ . . . . . . . . . . ) end
  *                       owner takes ->  <- others take
@@ -34,6 +34,15 @@ struct chunks {
     int32_t first;
     int32_t count; /* 0: there are none */
 };
+
+/* The chunks that a member begins with. */
+static inline struct chunks chunk_range_share(int32_t num_chunks, int32_t member,
+                                              int32_t num_members)
+{
+    int32_t first = (int32_t)((int64_t)num_chunks * member / num_members);
+    int32_t end = (int32_t)((int64_t)num_chunks * (member + 1) / num_members);
+    return (struct chunks){.first = first, .count = end - first};
+}
 
 static inline int32_t chunk_range_end(uint64_t word)
 {

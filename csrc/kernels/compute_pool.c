@@ -17,7 +17,6 @@
 
 #include "../deadline.h"
 #include "../native_thread.h"
-#include "chunk_range.h"
 #include "guest.h"
 #include "spin.h"
 #include "turns.h"
@@ -108,8 +107,7 @@ static uint32_t take_part(struct compute_pool *pool, int32_t member)
         struct chunks taken = take_chunks(pool, member);
         if (taken.count == 0)
             return num_done;
-        for (int32_t i = 0; i < taken.count; i++)
-            pool->work(pool->context, taken.first + i, member);
+        pool->work(pool->context, taken, member);
         num_done += (uint32_t)taken.count;
     }
 }
@@ -226,8 +224,8 @@ static void wait_until_done(struct compute_pool *pool, uint32_t num_chunks)
 
 static void run_alone(compute_work *work, void *context, int32_t num_chunks)
 {
-    for (int32_t chunk = 0; chunk < num_chunks; chunk++)
-        work(context, chunk, 0);
+    if (num_chunks > 0)
+        work(context, (struct chunks){.first = 0, .count = num_chunks}, 0);
 }
 
 /* Once a range is stored, its chunks can be taken: everything else comes before. */
@@ -239,10 +237,9 @@ static void publish(struct compute_pool *pool, compute_work *work, void *context
     atomic_store_explicit(&pool->caller_cpu, guest_current_cpu(), memory_order_relaxed);
     atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
     for (int32_t member = pool->limit - 1; member >= 0; member--) {
-        int32_t first = (int32_t)((int64_t)num_chunks * member / pool->limit);
-        int32_t end = (int32_t)((int64_t)num_chunks * (member + 1) / pool->limit);
+        struct chunks share = chunk_range_share(num_chunks, member, pool->limit);
         atomic_store_explicit(&range_of(pool, member)->word,
-                              chunk_range_word(pool->limit, first, end),
+                              chunk_range_word(pool->limit, share.first, share.first + share.count),
                               COMPUTE_POOL_PUBLISH_ORDER);
     }
 }
@@ -271,6 +268,11 @@ void compute_pool_run(struct compute_pool *pool, compute_work *work, void *conte
 void compute_pool_limit(struct compute_pool *pool, int32_t num_threads)
 {
     pool->limit = num_threads;
+}
+
+int32_t compute_pool_num_members(const struct compute_pool *pool)
+{
+    return pool->limit;
 }
 
 void compute_pool_acquire(struct compute_pool *pool)

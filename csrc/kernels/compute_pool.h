@@ -1,10 +1,10 @@
 /* compute_pool: a few threads that share the phases of a step.
  *
- * The thread that runs a step calls compute_pool_run for each phase: `work` is called once for each
- * chunk 0 to num_chunks - 1, by the caller and by the helpers, in no order. It returns when all
- * chunks are done. A phase ends when its chunks are done, not when all threads have arrived: a
- * helper that the scheduler took off its CPU delays the chunks that it holds, if it holds some, and
- * otherwise nothing; the caller never waits for it to come back.
+ * The thread that runs a step calls compute_pool_run for each phase: `work` gets each of the chunks
+ * 0 to num_chunks - 1 once, some at a time, from the caller and from the helpers, in no order. It
+ * returns when all chunks are done, not when all threads have arrived: a helper that the scheduler
+ * took off its CPU delays the chunks that it holds, if it holds some, and otherwise nothing; the
+ * caller never waits for it to come back.
  *
  *   range   of each member: consecutive chunks that it begins with, and from whose end the others
  *           take when they have finished theirs (chunk_range.h)
@@ -26,11 +26,13 @@
 
 #include <stdint.h>
 
+#include "chunk_range.h"
+
 struct compute_pool;
 
 /* `member` is 0 for the caller of compute_pool_run and 1 to num_threads - 1 for the helpers: an
  * index of scratch memory. */
-typedef void compute_work(void *context, int32_t chunk, int32_t member);
+typedef void compute_work(void *context, struct chunks chunks, int32_t member);
 
 /* A pool of num_threads threads, at least 1, the caller's included; starts num_threads - 1 helpers,
  * with all signals blocked. NULL, with errno set, if memory or threads are missing. More threads
@@ -41,6 +43,9 @@ struct compute_pool *compute_pool_new(int32_t num_threads);
 void compute_pool_free(struct compute_pool *pool);
 
 int32_t compute_pool_num_threads(const struct compute_pool *pool);
+
+/* How many of them take part in the next phase; the holder's. */
+int32_t compute_pool_num_members(const struct compute_pool *pool);
 
 /* Take the pool for a step, and give it back. */
 void compute_pool_acquire(struct compute_pool *pool);

@@ -6,7 +6,8 @@
 KERNEL_INLINE vec sigmoid(vec x)
 {
     vec power = vec_exp(-vec_abs(x));
-    return vec_select((vec_i32)(x < 0.0f), power, vec_set1(1.0f)) / (1.0f + power);
+    vec numerator = vec_select((vec_i32)(x < 0.0f), power, vec_set1(1.0f));
+    return numerator * vec_reciprocal(1.0f + power);
 }
 
 void KERNEL(swiglu)(const float *gate, const float *up, int32_t count, float *out)

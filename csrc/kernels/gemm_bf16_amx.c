@@ -41,6 +41,7 @@ struct block {
     int32_t num_rows; /* 1 to BLOCK_ROWS */
     float *out;
     size_t out_stride;
+    struct panel_prefetch *prefetch;
 };
 
 /* has_high_rows is a constant wherever this and the next ones are called. */
@@ -58,7 +59,7 @@ KERNEL_INLINE void clear_sums(bool has_high_rows)
  * prefetchers, which read further ahead, then keep pace. They lose track if the lines are asked for
  * earlier or past the panel's end: one row takes a sixth longer, and 32 a third. Without high rows
  * in the first pass there is no other; the panel arrives 4 % faster in the second cache. */
-KERNEL_INLINE void prefetch(const bf16 *step, bool has_high_rows)
+KERNEL_INLINE void prefetch_step(const bf16 *step, bool has_high_rows)
 {
     for (int i = 0; i < STEP_WEIGHTS; i += LINE_WEIGHTS) {
         if (has_high_rows)
@@ -75,7 +76,9 @@ KERNEL_INLINE void add_products(const struct block *block, bool has_high_rows)
     for (int32_t k = 0; k < block->depth; k += STEP_DEPTH, weights += STEP_WEIGHTS) {
         const bf16 *low_rows = block->activations + k;
         if (block->is_first_pass && k + STEP_DEPTH < block->depth)
-            prefetch(weights + STEP_WEIGHTS, has_high_rows);
+            prefetch_step(weights + STEP_WEIGHTS, has_high_rows);
+        if (has_high_rows)
+            panel_prefetch_advance(block->prefetch);
         _tile_stream_loadd(6, weights, PAIR_BYTES);
         _tile_stream_loadd(4, low_rows, row_bytes);
         _tile_dpbf16ps(0, 4, 6);
@@ -124,7 +127,8 @@ static void multiply_block(const struct block *block)
 }
 
 void KERNEL(gemm_bf16)(const struct matrix *weights, int32_t panel, const struct activations *rows,
-                       int32_t first_row, int32_t num_rows, float *out, int32_t out_stride)
+                       int32_t first_row, int32_t num_rows, float *out, int32_t out_stride,
+                       struct panel_prefetch *prefetch)
 {
     const bf16 *values = rows->values;
     for (int32_t i = 0; i < num_rows; i += BLOCK_ROWS) {
@@ -137,6 +141,7 @@ void KERNEL(gemm_bf16)(const struct matrix *weights, int32_t panel, const struct
             .num_rows = rest < BLOCK_ROWS ? rest : BLOCK_ROWS,
             .out = out + (size_t)i * (size_t)out_stride,
             .out_stride = (size_t)out_stride,
+            .prefetch = prefetch,
         };
         multiply_block(&block);
     }

@@ -54,6 +54,7 @@ struct block {
     float *out;
     size_t out_stride;
     bool prefetches;
+    struct panel_prefetch *ahead;
 };
 
 /* What the jobs leave for each other. The scales of the rows lie there for a window, at distances
@@ -236,6 +237,8 @@ KERNEL_INLINE void multiply_run(const struct block *block, struct pipeline *pipe
         if (block->prefetches)
             prefetch_part(block, ahead + (size_t)group / 2 * block->group_bytes,
                           block->group_bytes);
+        if (half == 0) /* so twice, for 32 rows, in two groups */
+            panel_prefetch_advance(block->ahead);
         finish_job(scratch, true);
         start_job(block, pipeline, true, is_q4, scratch);
         scale_job(scratch, false, group, halves, num_rows, is_q4, sums);
@@ -324,7 +327,8 @@ KERNEL_INLINE void multiply_block(const struct block *block, bool is_q4)
 
 KERNEL_INLINE void multiply_panel(const struct matrix *weights, int32_t panel,
                                   const struct activations *rows, int32_t first_row,
-                                  int32_t num_rows, float *out, int32_t out_stride, bool is_q4)
+                                  int32_t num_rows, float *out, int32_t out_stride,
+                                  struct panel_prefetch *prefetch, bool is_q4)
 {
     size_t num_groups = (size_t)rows->depth / GROUP_SIZE;
     for (int32_t begin = 0; begin < num_rows; begin += AMX_TILE_ROWS) {
@@ -342,6 +346,7 @@ KERNEL_INLINE void multiply_panel(const struct matrix *weights, int32_t panel,
             .out = out + (size_t)begin * (size_t)out_stride,
             .out_stride = (size_t)out_stride,
             .prefetches = row == 0,
+            .ahead = prefetch,
         };
         multiply_block(&block, is_q4);
     }
@@ -349,16 +354,16 @@ KERNEL_INLINE void multiply_panel(const struct matrix *weights, int32_t panel,
 
 void KERNEL(gemm_q8_tiles)(const struct matrix *weights, int32_t panel,
                            const struct activations *rows, int32_t first_row, int32_t num_rows,
-                           float *out, int32_t out_stride)
+                           float *out, int32_t out_stride, struct panel_prefetch *prefetch)
 {
-    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, false);
+    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, prefetch, false);
 }
 
 void KERNEL(gemm_q4_tiles)(const struct matrix *weights, int32_t panel,
                            const struct activations *rows, int32_t first_row, int32_t num_rows,
-                           float *out, int32_t out_stride)
+                           float *out, int32_t out_stride, struct panel_prefetch *prefetch)
 {
-    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, true);
+    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, prefetch, true);
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* The phases of attention: queries, keys and values of each head, then the tiles. */
-#include <stdbool.h>
+#include <string.h>
 
 #include "transformer_state.h"
 
@@ -38,46 +38,37 @@ static void finish_value(const struct transformer *this, int32_t head, int32_t r
                               this->positions[row] % KV_BLOCK_TOKENS, value);
 }
 
-/* One head of qkv for a tile of rows: queries are left where attention reads them, keys and values
- * go to the cache. */
-static void project_head_tile(const struct transformer *this, int32_t head, int32_t first_row,
-                              int32_t num_rows, float *tile)
+/* One row of one head of qkv: queries go where attention reads them, keys and values to the
+ * cache. */
+static void finish_head(const struct transformer *this, int32_t head, int32_t row, float *values)
 {
     const struct transformer_shape *shape = &this->weights.shape;
-    const struct transformer_layer *layer = current_layer(this);
-    int32_t head_dim = shape->head_dim, panels = head_dim / PANEL_COLUMNS;
-    bool is_query = head < shape->num_heads;
-    int32_t stride = is_query ? queries_width(shape) : head_dim;
-    float *out = is_query ? row_of(this->queries, first_row, stride) + head * head_dim : tile;
-    int32_t kv_head = (head - shape->num_heads) % shape->num_kv_heads;
-    bool is_key = !is_query && head < shape->num_heads + shape->num_kv_heads;
-
-    for (int32_t i = 0; i < panels; i++)
-        multiply(this, &layer->qkv, head * panels + i, &this->inputs, first_row, num_rows,
-                 out + i * PANEL_COLUMNS, stride);
-    for (int32_t i = 0; i < num_rows; i++) {
-        float *values = row_of(out, i, stride);
-        add_bias(values, layer->qkv_bias, head * head_dim, head_dim);
-        if (is_query)
-            finish_query(this, first_row + i, values);
-        else if (is_key)
-            finish_key(this, kv_head, first_row + i, values);
-        else
-            finish_value(this, kv_head, first_row + i, values);
+    size_t head_bytes = (size_t)shape->head_dim * sizeof(float);
+    if (head < shape->num_heads) {
+        finish_query(this, row, values);
+        memcpy(row_of(this->queries, row, queries_width(shape)) + head * shape->head_dim, values,
+               head_bytes);
+    } else if (head < shape->num_heads + shape->num_kv_heads) {
+        finish_key(this, head - shape->num_heads, row, values);
+    } else {
+        finish_value(this, head - shape->num_heads - shape->num_kv_heads, row, values);
     }
 }
 
-void project_head(void *context, int32_t head, int32_t member)
+void finish_head_tile(void *context, const struct product_tile *tile)
 {
     struct transformer *this = context;
-    for (int32_t row = 0; row < this->step->num_rows; row += TILE_ROWS)
-        project_head_tile(this, head, row, lesser(TILE_ROWS, this->step->num_rows - row),
-                          scratch_of(this, member));
+    int32_t head_dim = this->weights.shape.head_dim;
+    int32_t first_column = tile->first_panel * PANEL_COLUMNS;
+    for (int32_t i = 0; i < tile->num_rows; i++) {
+        float *values = row_of(tile->values, i, tile->stride);
+        add_bias(this, values, current_layer(this)->qkv_bias, first_column, head_dim);
+        finish_head(this, first_column / head_dim, tile->first_row + i, values);
+    }
 }
 
-void attend_tile(void *context, int32_t chunk, int32_t member)
+static void attend_tile(struct transformer *this, int32_t chunk, void *scratch)
 {
-    struct transformer *this = context;
     const struct transformer_shape *shape = &this->weights.shape;
     struct attention_tile tile = this->tiles[chunk % this->num_tiles];
     tile.layer = this->layer;
@@ -85,5 +76,12 @@ void attend_tile(void *context, int32_t chunk, int32_t member)
     size_t first_head = (size_t)tile.kv_head * (size_t)tile.group * (size_t)shape->head_dim;
     tile.queries += first_head;
     tile.out += first_head;
-    this->ops->attend[this->cache->format](this->cache, &tile, scratch_of(this, member));
+    this->ops->attend[this->cache->format](this->cache, &tile, scratch);
+}
+
+void attend_tiles(void *context, struct chunks chunks, int32_t member)
+{
+    struct transformer *this = context;
+    for (int32_t i = 0; i < chunks.count; i++)
+        attend_tile(this, chunks.first + i, scratch_of(this, member));
 }

@@ -1,72 +1,114 @@
 /* The phases that are matrix products with an end of their own: residual, SwiGLU, logits. */
+#include <string.h>
+
 #include "transformer_state.h"
 
-static void add_product(const struct transformer *this, const struct matrix *matrix,
-                        const float *bias, const struct activations *rows, int32_t panel,
-                        float *tile)
+/* ---- products that are added to the residual stream ---- */
+
+static void add_to_rows(struct transformer *this, const struct product_tile *tile,
+                        const float *bias)
 {
-    int32_t width = this->weights.shape.hidden_size, column = panel * PANEL_COLUMNS;
-    for (int32_t row = 0; row < this->step->num_rows; row += TILE_ROWS) {
-        int32_t num_rows = lesser(TILE_ROWS, this->step->num_rows - row);
-        multiply(this, matrix, panel, rows, row, num_rows, tile, PANEL_COLUMNS);
-        for (int32_t i = 0; i < num_rows; i++) {
-            float *values = tile + i * PANEL_COLUMNS;
-            add_bias(values, bias, column, PANEL_COLUMNS);
-            add_floats(row_of(this->hidden, row + i, width) + column, values, PANEL_COLUMNS);
-        }
+    int32_t width = this->weights.shape.hidden_size, column = tile->first_panel * PANEL_COLUMNS;
+    int32_t num_columns = tile->num_panels * PANEL_COLUMNS;
+    for (int32_t i = 0; i < tile->num_rows; i++) {
+        float *values = row_of(tile->values, i, tile->stride);
+        add_bias(this, values, bias, column, num_columns);
+        this->ops->add(row_of(this->hidden, tile->first_row + i, width) + column, values,
+                       num_columns);
     }
 }
 
-void add_attention_output(void *context, int32_t panel, int32_t member)
+static void finish_attention_output(void *context, const struct product_tile *tile)
 {
     struct transformer *this = context;
-    const struct transformer_layer *layer = current_layer(this);
-    add_product(this, &layer->output, layer->output_bias, &this->inputs, panel,
-                scratch_of(this, member));
+    add_to_rows(this, tile, current_layer(this)->output_bias);
 }
 
-void add_mlp_output(void *context, int32_t panel, int32_t member)
+static void finish_mlp_output(void *context, const struct product_tile *tile)
 {
     struct transformer *this = context;
-    const struct transformer_layer *layer = current_layer(this);
-    add_product(this, &layer->down, layer->down_bias, &this->activated, panel,
-                scratch_of(this, member));
+    add_to_rows(this, tile, current_layer(this)->down_bias);
 }
 
-void activate_panel(void *context, int32_t panel, int32_t member)
+/* ---- SwiGLU ---- */
+
+/* 32 columns of the gate, and the same of the up. */
+static void finish_gate_up(void *context, const struct product_tile *tile)
 {
     struct transformer *this = context;
     const struct transformer_layer *layer = current_layer(this);
-    float *gate = scratch_of(this, member), *up = gate + TILE_ROWS * PANEL_COLUMNS;
-    int32_t column = panel * PANEL_COLUMNS;
-    for (int32_t row = 0; row < this->step->num_rows; row += TILE_ROWS) {
-        int32_t num_rows = lesser(TILE_ROWS, this->step->num_rows - row);
-        multiply(this, &layer->gate_up, 2 * panel, &this->inputs, row, num_rows, gate,
-                 PANEL_COLUMNS);
-        multiply(this, &layer->gate_up, 2 * panel + 1, &this->inputs, row, num_rows, up,
-                 PANEL_COLUMNS);
-        for (int32_t i = 0; i < num_rows; i++) {
-            float *values = gate + i * PANEL_COLUMNS, *factors = up + i * PANEL_COLUMNS;
-            add_bias(values, layer->gate_bias, column, PANEL_COLUMNS);
-            add_bias(factors, layer->up_bias, column, PANEL_COLUMNS);
-            this->ops->swiglu(values, factors, PANEL_COLUMNS, values);
-            this->ops->store[this->activated.format](&this->activated, row + i, column, values,
-                                                     PANEL_COLUMNS);
-        }
+    int32_t column = tile->first_panel / GATE_UP_PANELS * PANEL_COLUMNS;
+    for (int32_t i = 0; i < tile->num_rows; i++) {
+        float *gate = row_of(tile->values, i, tile->stride), *up = gate + PANEL_COLUMNS;
+        add_bias(this, gate, layer->gate_bias, column, PANEL_COLUMNS);
+        add_bias(this, up, layer->up_bias, column, PANEL_COLUMNS);
+        this->ops->swiglu(gate, up, PANEL_COLUMNS, gate);
+        this->ops->store[this->activated.format](&this->activated, tile->first_row + i, column,
+                                                 gate, PANEL_COLUMNS);
     }
 }
 
-void compute_logits(void *context, int32_t chunk, int32_t member)
+/* ---- logits ---- */
+
+static void finish_logits(void *context, const struct product_tile *tile)
 {
     struct transformer *this = context;
-    const struct matrix *head = &this->weights.head;
-    int32_t num_panels = matrix_num_panels(head->num_columns);
-    int32_t end = lesser((chunk + 1) * HEAD_CHUNK_PANELS, num_panels);
-    (void)member;
-    for (int32_t panel = chunk * HEAD_CHUNK_PANELS; panel < end; panel++)
-        for (int32_t row = 0; row < this->step->num_outputs; row += TILE_ROWS)
-            multiply(this, head, panel, &this->inputs, row,
-                     lesser(TILE_ROWS, this->step->num_outputs - row),
-                     transformer_logits(this, row) + panel * PANEL_COLUMNS,
-                     (int32_t)this->logits_stride);
+    size_t num_bytes = (size_t)tile->num_panels * PANEL_COLUMNS * sizeof(float);
+    for (int32_t i = 0; i < tile->num_rows; i++)
+        memcpy(transformer_logits(this, tile->first_row + i) + tile->first_panel * PANEL_COLUMNS,
+               row_of(tile->values, i, tile->stride), num_bytes);
+}
+
+/* ---- products ---- */
+
+static struct panel_product product_of(struct transformer *this, const struct matrix *matrix,
+                                       const struct activations *rows, finish_product *finish)
+{
+    return (struct panel_product){
+        .multiply = this->ops->gemm[matrix->format],
+        .matrix = matrix,
+        .rows = rows,
+        .num_rows = this->num_selected,
+        .chunk_panels = 1,
+        .num_members = this->num_members,
+        .finish = finish,
+        .context = this,
+    };
+}
+
+struct panel_product qkv_product(struct transformer *this)
+{
+    struct panel_product product =
+        product_of(this, &current_layer(this)->qkv, &this->inputs, finish_head_tile);
+    product.chunk_panels = this->weights.shape.head_dim / PANEL_COLUMNS;
+    return product;
+}
+
+struct panel_product attention_output_product(struct transformer *this)
+{
+    return product_of(this, &current_layer(this)->output, &this->inputs, finish_attention_output);
+}
+
+struct panel_product gate_up_product(struct transformer *this)
+{
+    struct panel_product product =
+        product_of(this, &current_layer(this)->gate_up, &this->inputs, finish_gate_up);
+    product.chunk_panels = GATE_UP_PANELS;
+    return product;
+}
+
+struct panel_product mlp_output_product(struct transformer *this)
+{
+    return product_of(this, &current_layer(this)->down, &this->activated, finish_mlp_output);
+}
+
+struct panel_product logits_product(struct transformer *this)
+{
+    return product_of(this, &this->weights.head, &this->inputs, finish_logits);
+}
+
+void multiply_panels(void *context, struct chunks chunks, int32_t member)
+{
+    struct transformer *this = context;
+    panel_product_run(&this->product, chunks, member, scratch_of(this, member));
 }

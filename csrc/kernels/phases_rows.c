@@ -52,26 +52,34 @@ static void compute_rotation(const struct transformer *this, int32_t row)
     }
 }
 
-void embed_rows(void *context, int32_t chunk, int32_t member)
+/* The rows of some chunks. */
+static struct chunks rows_of(struct chunks chunks, int32_t num_rows)
+{
+    int32_t first = chunks.first * CHUNK_ROWS;
+    int32_t end = lesser((chunks.first + chunks.count) * CHUNK_ROWS, num_rows);
+    return (struct chunks){.first = first, .count = end - first};
+}
+
+void embed_rows(void *context, struct chunks chunks, int32_t member)
 {
     struct transformer *this = context;
     const struct step *step = this->step;
+    struct chunks rows = rows_of(chunks, step->num_rows);
     (void)member;
-    int32_t end = lesser((chunk + 1) * CHUNK_ROWS, step->num_rows);
-    for (int32_t row = chunk * CHUNK_ROWS; row < end; row++) {
+    for (int32_t row = rows.first; row < rows.first + rows.count; row++) {
         float *hidden = row_of(this->hidden, row, this->weights.shape.hidden_size);
         embed(&this->weights, step->token_ids[row], hidden);
         compute_rotation(this, row);
     }
 }
 
-void normalize_rows(void *context, int32_t chunk, int32_t member)
+void normalize_rows(void *context, struct chunks chunks, int32_t member)
 {
     struct transformer *this = context;
     const struct transformer_shape *shape = &this->weights.shape;
     float *normalized = scratch_of(this, member);
-    int32_t end = lesser((chunk + 1) * CHUNK_ROWS, this->num_selected);
-    for (int32_t i = chunk * CHUNK_ROWS; i < end; i++) {
+    struct chunks rows = rows_of(chunks, this->num_selected);
+    for (int32_t i = rows.first; i < rows.first + rows.count; i++) {
         int32_t row = this->selected_rows == NULL ? i : this->selected_rows[i];
         const float *hidden = row_of(this->hidden, row, shape->hidden_size);
         this->ops->rms_norm(hidden, this->norm, shape->rms_norm_epsilon, shape->hidden_size,
@@ -80,13 +88,13 @@ void normalize_rows(void *context, int32_t chunk, int32_t member)
     }
 }
 
-void store_attended_rows(void *context, int32_t chunk, int32_t member)
+void store_attended_rows(void *context, struct chunks chunks, int32_t member)
 {
     struct transformer *this = context;
     int32_t width = queries_width(&this->weights.shape);
+    struct chunks rows = rows_of(chunks, this->num_selected);
     (void)member;
-    int32_t end = lesser((chunk + 1) * CHUNK_ROWS, this->num_selected);
-    for (int32_t row = chunk * CHUNK_ROWS; row < end; row++)
+    for (int32_t row = rows.first; row < rows.first + rows.count; row++)
         this->ops->store[this->rounding](&this->inputs, row, 0, row_of(this->attended, row, width),
                                          width);
 }

@@ -7,6 +7,9 @@
 
 #define ALIGNMENT 64 /* of every buffer: a cache line, and the widest vector */
 
+/* Floats: a line more, or the same column of all rows could be in the same set of a cache. */
+#define LOGITS_PADDING 16
+
 /* --- memory -------------------------------------------------------------------- */
 
 static size_t round_up(size_t bytes)
@@ -54,8 +57,8 @@ static void free_activations(struct activations *rows)
 static size_t scratch_bytes(const struct transformer_shape *shape)
 {
     int32_t group = shape->num_heads / shape->num_kv_heads;
-    size_t tile = (size_t)TILE_ROWS * sizeof(float) *
-                  (size_t)greater(shape->head_dim, 2 * PANEL_COLUMNS);
+    size_t tile = larger(panel_product_tile_bytes(shape->head_dim / PANEL_COLUMNS),
+                         panel_product_tile_bytes(GATE_UP_PANELS));
     size_t row = (size_t)shape->hidden_size * sizeof(float);
     size_t bytes = larger(tile, row);
     bytes = larger(bytes, attention_scratch_bytes(group, shape->head_dim));
@@ -73,7 +76,8 @@ static bool allocate_buffers(struct transformer *this, int32_t max_threads, int3
     this->attended = allocate_floats(max_rows, width);
     this->cosines = allocate_floats(max_rows, shape->head_dim / 2);
     this->sines = allocate_floats(max_rows, shape->head_dim / 2);
-    this->logits_stride = (size_t)matrix_num_panels(shape->vocab_size) * PANEL_COLUMNS;
+    this->logits_stride =
+        (size_t)matrix_num_panels(shape->vocab_size) * PANEL_COLUMNS + LOGITS_PADDING;
     this->logits = allocate((size_t)max_outputs * this->logits_stride, sizeof(float));
     this->scratch_bytes = scratch_bytes(shape);
     this->scratch = allocate((size_t)max_threads, this->scratch_bytes);
@@ -188,22 +192,29 @@ static void normalize(struct transformer *this, struct compute_pool *pool, const
     compute_pool_run(pool, normalize_rows, this, num_chunks(this->num_selected, CHUNK_ROWS));
 }
 
+static void multiply(struct transformer *this, struct compute_pool *pool,
+                     struct panel_product product)
+{
+    this->product = product;
+    compute_pool_run(pool, multiply_panels, this, panel_product_num_chunks(&product));
+}
+
 static void run_layer(struct transformer *this, struct compute_pool *pool)
 {
-    const struct transformer_shape *shape = &this->weights.shape;
     const struct transformer_layer *layer = current_layer(this);
 
     normalize(this, pool, layer->attention_norm, &layer->qkv);
-    compute_pool_run(pool, project_head, this, shape->num_heads + 2 * shape->num_kv_heads);
-    compute_pool_run(pool, attend_tile, this, this->num_tiles * shape->num_kv_heads);
+    multiply(this, pool, qkv_product(this));
+    compute_pool_run(pool, attend_tiles, this,
+                     this->num_tiles * this->weights.shape.num_kv_heads);
     round_for(this, &this->inputs, &layer->output);
     compute_pool_run(pool, store_attended_rows, this, num_chunks(this->num_selected, CHUNK_ROWS));
-    compute_pool_run(pool, add_attention_output, this, matrix_num_panels(shape->hidden_size));
+    multiply(this, pool, attention_output_product(this));
 
     normalize(this, pool, layer->mlp_norm, &layer->gate_up);
     round_for(this, &this->activated, &layer->down);
-    compute_pool_run(pool, activate_panel, this, matrix_num_panels(shape->intermediate_size));
-    compute_pool_run(pool, add_mlp_output, this, matrix_num_panels(shape->hidden_size));
+    multiply(this, pool, gate_up_product(this));
+    multiply(this, pool, mlp_output_product(this));
 }
 
 void transformer_forward(struct transformer *this, struct compute_pool *pool,
@@ -211,6 +222,7 @@ void transformer_forward(struct transformer *this, struct compute_pool *pool,
 {
     const struct transformer_weights *weights = &this->weights;
     begin_step(this, cache, step);
+    this->num_members = compute_pool_num_members(pool);
     compute_pool_run(pool, embed_rows, this, num_chunks(step->num_rows, CHUNK_ROWS));
     select_rows(this, NULL, step->num_rows);
     for (this->layer = 0; this->layer < weights->shape.num_layers; this->layer++)
@@ -219,16 +231,16 @@ void transformer_forward(struct transformer *this, struct compute_pool *pool,
         return;
     select_rows(this, step->output_rows, step->num_outputs);
     normalize(this, pool, weights->final_norm, &weights->head);
-    compute_pool_run(pool, compute_logits, this,
-                     num_chunks(matrix_num_panels(weights->head.num_columns), HEAD_CHUNK_PANELS));
+    multiply(this, pool, logits_product(this));
 }
 
-static void sample_output(void *context, int32_t output, int32_t member)
+static void sample_outputs(void *context, struct chunks outputs, int32_t member)
 {
     struct transformer *this = context;
-    this->chosen[output] =
-        this->ops->sample(transformer_logits(this, output), this->weights.shape.vocab_size,
-                          &this->samplings[output], scratch_of(this, member));
+    for (int32_t i = outputs.first; i < outputs.first + outputs.count; i++)
+        this->chosen[i] =
+            this->ops->sample(transformer_logits(this, i), this->weights.shape.vocab_size,
+                              &this->samplings[i], scratch_of(this, member));
 }
 
 void transformer_sample(struct transformer *this, struct compute_pool *pool, int32_t num_outputs,
@@ -236,7 +248,7 @@ void transformer_sample(struct transformer *this, struct compute_pool *pool, int
 {
     this->samplings = samplings;
     this->chosen = chosen;
-    compute_pool_run(pool, sample_output, this, num_outputs);
+    compute_pool_run(pool, sample_outputs, this, num_outputs);
 }
 
 float *transformer_logits(struct transformer *this, int32_t output)

@@ -11,17 +11,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "panel_product.h"
 #include "transformer.h"
 
 /* Rows that one chunk of a phase over rows takes: a step of a few rows is one chunk, which the
  * caller does alone. */
 #define CHUNK_ROWS 8
 
-/* Rows of a matrix product at a time: the tile of results stays in the first-level cache. */
-#define TILE_ROWS 32
-
-/* Panels of the head at a time: there are many, and each is short. */
-#define HEAD_CHUNK_PANELS 8
+/* A panel of gate and the one of up that belongs to it. */
+#define GATE_UP_PANELS 2
 
 struct transformer {
     struct transformer_weights weights;
@@ -51,6 +49,8 @@ struct transformer {
     enum activation_format rounding; /* what its rows are rounded to, */
     const int32_t *selected_rows;    /* and which rows it is about; NULL: all */
     int32_t num_selected;
+    struct panel_product product;    /* of the phase in progress, if it is one */
+    int32_t num_members;             /* of the pool, that take part */
     const struct sampling *samplings;
     struct sampled *chosen;
 };
@@ -85,32 +85,26 @@ static inline float *row_of(float *rows, int32_t row, int32_t width)
     return rows + (size_t)row * (size_t)width;
 }
 
-static inline void add_floats(float *values, const float *more, int32_t count)
-{
-    for (int32_t i = 0; i < count; i++)
-        values[i] += more[i];
-}
-
-static inline void add_bias(float *values, const float *bias, int32_t first_column, int32_t count)
+static inline void add_bias(const struct transformer *this, float *values, const float *bias,
+                            int32_t first_column, int32_t count)
 {
     if (bias != NULL)
-        add_floats(values, bias + first_column, count);
-}
-
-static inline void multiply(const struct transformer *this, const struct matrix *matrix, int32_t panel,
-                     const struct activations *rows, int32_t first_row, int32_t num_rows,
-                     float *out, int32_t out_stride)
-{
-    this->ops->gemm[matrix->format](matrix, panel, rows, first_row, num_rows, out, out_stride);
+        this->ops->add(values, bias + first_column, count);
 }
 
 /* phases_rows.c: chunks of CHUNK_ROWS rows. */
 compute_work embed_rows, normalize_rows, store_attended_rows;
 
-/* phases_attention.c: one chunk a head of qkv; one a tile and key-value head. */
-compute_work project_head, attend_tile;
+/* phases_attention.c: one chunk a tile and key-value head. */
+compute_work attend_tiles;
+finish_product finish_head_tile;
 
-/* phases_product.c: one chunk a panel; compute_logits one for HEAD_CHUNK_PANELS panels. */
-compute_work add_attention_output, activate_panel, add_mlp_output, compute_logits;
+/* phases_product.c: the chunks of the product in progress, which is one of these. */
+compute_work multiply_panels;
+struct panel_product qkv_product(struct transformer *this);
+struct panel_product attention_output_product(struct transformer *this);
+struct panel_product gate_up_product(struct transformer *this);
+struct panel_product mlp_output_product(struct transformer *this);
+struct panel_product logits_product(struct transformer *this);
 
 #endif

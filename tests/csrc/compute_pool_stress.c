@@ -33,13 +33,16 @@ struct phase {
     int num_runs[MAX_CHUNKS];
 };
 
-static void do_chunk(void *context, int32_t chunk, int32_t member)
+static void do_chunks(void *context, struct chunks chunks, int32_t member)
 {
     struct phase *phase = context;
-    CHECK(chunk >= 0 && chunk < phase->num_chunks);
+    CHECK(chunks.count > 0 && chunks.first >= 0);
+    CHECK(chunks.first + chunks.count <= phase->num_chunks);
     CHECK(member >= 0 && member < phase->limit);
-    phase->num_runs[chunk]++;
-    phase->outputs[chunk] = phase->input + chunk;
+    for (int chunk = chunks.first; chunk < chunks.first + chunks.count; chunk++) {
+        phase->num_runs[chunk]++;
+        phase->outputs[chunk] = phase->input + chunk;
+    }
 }
 
 static void run_phase(struct compute_pool *pool, struct phase *phase, int number)
@@ -50,7 +53,7 @@ static void run_phase(struct compute_pool *pool, struct phase *phase, int number
     phase->input = number;
     memset(phase->num_runs, 0, sizeof phase->num_runs);
     compute_pool_limit(pool, phase->limit);
-    compute_pool_run(pool, do_chunk, phase, phase->num_chunks);
+    compute_pool_run(pool, do_chunks, phase, phase->num_chunks);
     for (int chunk = 0; chunk < phase->num_chunks; chunk++) {
         CHECK(phase->num_runs[chunk] == 1);
         CHECK(phase->outputs[chunk] == number + chunk);
@@ -67,7 +70,7 @@ static void test_each_chunk_is_run_once(int num_threads)
     compute_pool_acquire(pool);
     for (int number = 0; number < NUM_PHASES; number++)
         run_phase(pool, &phase, number);
-    compute_pool_run(pool, do_chunk, NULL, 0);
+    compute_pool_run(pool, do_chunks, NULL, 0);
     compute_pool_release(pool);
     compute_pool_free(pool);
 }
@@ -82,7 +85,7 @@ struct meeting {
 
 /* Waits for the others, but not for ever: a helper may come too late and miss the phase. Relaxed,
  * so that only the pool orders the outputs. */
-static void meet(void *context, int32_t chunk, int32_t member)
+static void meet(void *context, struct chunks chunks, int32_t member)
 {
     struct meeting *meeting = context;
     atomic_fetch_add_explicit(&meeting->num_present, 1, memory_order_relaxed);
@@ -92,7 +95,8 @@ static void meet(void *context, int32_t chunk, int32_t member)
             break;
         sched_yield();
     }
-    meeting->outputs[chunk] = chunk + 1;
+    for (int i = 0; i < chunks.count; i++)
+        meeting->outputs[chunks.first + i] = chunks.first + i + 1;
 }
 
 static bool all_met(struct compute_pool *pool)
@@ -135,7 +139,7 @@ static void *run_steps(void *argument)
         compute_pool_acquire(self->pool);
         self->phase->limit = NUM_THREADS;
         self->phase->num_chunks = NUM_THREADS;
-        compute_pool_run(self->pool, do_chunk, self->phase, NUM_THREADS);
+        compute_pool_run(self->pool, do_chunks, self->phase, NUM_THREADS);
         for (int i = 0; i < 3; i++)
             run_phase(self->pool, self->phase, self->first_number + 3 * step + i);
         compute_pool_release(self->pool);

@@ -28,8 +28,8 @@ static void results_equal_those_of_float32(const struct float_format *format)
     float *out = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
     float *expected = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
     pack_f32(trial.weights, 32, DEPTH, 1, panels);
-    KERNEL(gemm_f32)(&matrix, 0, &rows, 0, NUM_ROWS, expected, PANEL_COLUMNS);
-    KERNEL(gemm_bf16)(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, out, PANEL_COLUMNS);
+    KERNEL(gemm_f32)(&matrix, 0, &rows, 0, NUM_ROWS, expected, PANEL_COLUMNS, NULL);
+    KERNEL(gemm_bf16)(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, out, PANEL_COLUMNS, NULL);
     CHECK(memcmp(out, expected, NUM_ROWS * PANEL_COLUMNS * sizeof(float)) == 0);
     test_free(panels), test_free(out), test_free(expected), free_trial(&trial);
 }

@@ -108,7 +108,7 @@ static void check_panel(const struct trial *trial, int32_t panel, double unit)
 {
     enum { STRIDE = PANEL_COLUMNS + 7 };
     float *out = test_alloc((size_t)trial->num_rows * STRIDE * sizeof(float));
-    trial->format->gemm(&trial->matrix, panel, &trial->rows, 0, trial->num_rows, out, STRIDE);
+    trial->format->gemm(&trial->matrix, panel, &trial->rows, 0, trial->num_rows, out, STRIDE, NULL);
     for (int32_t row = 0; row < trial->num_rows; row++) {
         for (int32_t i = 0; i < PANEL_COLUMNS; i++) {
             double magnitude;
@@ -155,7 +155,8 @@ static void check_tiles_equal(const struct trial *trial, const float *expected,
         int32_t num_rows = rest < tile_rows ? rest : tile_rows;
         size_t count = (size_t)num_rows * PANEL_COLUMNS;
         float *out = test_alloc(count * sizeof(float));
-        trial->format->gemm(&trial->matrix, 0, &trial->rows, first, num_rows, out, PANEL_COLUMNS);
+        trial->format->gemm(&trial->matrix, 0, &trial->rows, first, num_rows, out, PANEL_COLUMNS,
+                            NULL);
         CHECK(memcmp(out, expected + first * PANEL_COLUMNS, count * sizeof(float)) == 0);
         test_free(out);
     }
@@ -167,7 +168,7 @@ static void a_row_has_the_same_bits_in_any_batch(const struct float_format *form
     static const int32_t TILES[] = {1, 2, 3, 5, 6, 7, 12, 13, 15, 16, 17, 25, 31, 32, 33, 48, 64};
     struct trial trial = new_trial(format, NUM_ROWS, 32, 416, random_fraction);
     float *expected = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
-    format->gemm(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, expected, PANEL_COLUMNS);
+    format->gemm(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, expected, PANEL_COLUMNS, NULL);
     for (size_t i = 0; i < sizeof TILES / sizeof *TILES; i++)
         check_tiles_equal(&trial, expected, TILES[i]);
     test_free(expected), free_trial(&trial);
@@ -180,11 +181,11 @@ static void a_row_of_nan_spoils_no_other(const struct float_format *format)
     struct trial trial = new_trial(format, NUM_ROWS, 32, 96, random_fraction);
     float *clean = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
     float *spoiled = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
-    format->gemm(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, clean, PANEL_COLUMNS);
+    format->gemm(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, clean, PANEL_COLUMNS, NULL);
     for (int32_t row = 0; row < NUM_ROWS; row += 2)
         for (int32_t k = 0; k < trial.rows.depth; k++)
             set_input(&trial, row, k, NAN);
-    format->gemm(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, spoiled, PANEL_COLUMNS);
+    format->gemm(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, spoiled, PANEL_COLUMNS, NULL);
     for (int32_t i = 0; i < NUM_ROWS * PANEL_COLUMNS; i++) {
         if (i / PANEL_COLUMNS % 2 == 0)
             CHECK(isnan(spoiled[i]));

@@ -7,8 +7,8 @@
 #include "kernels.h"
 
 #define NUM_LAYERS 2
-#define NUM_HEADS 3
-#define NUM_BLOCKS 4
+#define NUM_HEADS 2
+#define NUM_BLOCKS 67 /* two segments of 64, the second one not filled */
 #define MAX_HEAD_DIM 256
 
 static struct kv_cache new_cache(enum kv_format format, int32_t head_dim)
@@ -34,8 +34,9 @@ struct place {
 
 static size_t block_index(struct place place)
 {
-    size_t row = (size_t)place.layer * NUM_HEADS + (size_t)place.head;
-    return row * NUM_BLOCKS + (size_t)place.block;
+    size_t segment = (size_t)place.block / 64;
+    return ((segment * NUM_LAYERS + (size_t)place.layer) * NUM_HEADS + (size_t)place.head) * 64 +
+           (size_t)place.block % 64;
 }
 
 static size_t first_value(const struct kv_cache *cache, struct place place)

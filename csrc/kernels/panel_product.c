@@ -1,0 +1,76 @@
+#include "panel_product.h"
+
+#include <stdbool.h>
+
+static int32_t lesser(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+size_t panel_product_tile_bytes(int32_t chunk_panels)
+{
+    return (size_t)TILE_ROWS * (size_t)chunk_panels * PANEL_COLUMNS * sizeof(float);
+}
+
+int32_t panel_product_num_chunks(const struct panel_product *product)
+{
+    int32_t num_panels = matrix_num_panels(product->matrix->num_columns);
+    return (num_panels + product->chunk_panels - 1) / product->chunk_panels;
+}
+
+/* Whether a chunk is in the share that a member begins with. */
+static bool is_own(const struct panel_product *product, int32_t chunk, int32_t member)
+{
+    struct chunks share = chunk_range_share(panel_product_num_chunks(product), member,
+                                            product->num_members);
+    return chunk >= share.first && chunk < share.first + share.count;
+}
+
+/* A prefetch of the member's next chunk, in the course of all tiles of rows. A single tile takes
+ * less time than its weights: the kernel's own prefetching does better then. */
+static struct panel_prefetch fetch_next(const struct panel_product *product, int32_t chunk,
+                                        int32_t member)
+{
+    const struct matrix *matrix = product->matrix;
+    int32_t num_tiles = (product->num_rows + TILE_ROWS - 1) / TILE_ROWS;
+    if (num_tiles == 1 || !is_own(product, chunk + 1, member))
+        return (struct panel_prefetch){0};
+    size_t num_panels = (size_t)product->chunk_panels;
+    size_t num_steps = (size_t)num_tiles * num_panels * (size_t)(matrix->depth / GROUP_SIZE);
+    return panel_prefetch_over(matrix_panel(matrix, (chunk + 1) * product->chunk_panels),
+                               num_panels * matrix_panel_bytes(matrix->format, matrix->depth),
+                               num_steps);
+}
+
+static void multiply_tile(const struct panel_product *product, const struct product_tile *tile,
+                          struct panel_prefetch *prefetch)
+{
+    for (int32_t i = 0; i < tile->num_panels; i++)
+        product->multiply(product->matrix, tile->first_panel + i, product->rows, tile->first_row,
+                          tile->num_rows, tile->values + i * PANEL_COLUMNS, tile->stride, prefetch);
+}
+
+static void run_chunk(const struct panel_product *product, int32_t chunk, int32_t member,
+                      float *values)
+{
+    struct panel_prefetch prefetch = fetch_next(product, chunk, member);
+    struct product_tile tile = {
+        .first_panel = chunk * product->chunk_panels,
+        .num_panels = product->chunk_panels,
+        .stride = product->chunk_panels * PANEL_COLUMNS,
+        .values = values,
+    };
+    for (int32_t row = 0; row < product->num_rows; row += TILE_ROWS) {
+        tile.first_row = row;
+        tile.num_rows = lesser(TILE_ROWS, product->num_rows - row);
+        multiply_tile(product, &tile, &prefetch);
+        product->finish(product->context, &tile);
+    }
+}
+
+void panel_product_run(const struct panel_product *product, struct chunks chunks, int32_t member,
+                       float *values)
+{
+    for (int32_t i = 0; i < chunks.count; i++)
+        run_chunk(product, chunks.first + i, member, values);
+}

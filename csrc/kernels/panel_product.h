@@ -1,0 +1,57 @@
+/* panel_product: a matrix product of a step, of any number of rows and panels, and its end.
+ *
+ * The members of the pool share a product by panels. A chunk is the panels that have to be finished
+ * together, a head or a gate and its up; a member takes a chunk and all rows, tile after tile:
+ *
+ *   for each chunk           its panels arrive from memory once, and stay in the second cache
+ *     for each tile of rows
+ *       multiply
+ *       finish               the tile of results, while it is in the first cache
+ *
+ * and fetches its next chunk meanwhile (panel_prefetch.h). The order changes no bit of a result.
+ */
+#ifndef REALTIME_SERVE_PANEL_PRODUCT_H
+#define REALTIME_SERVE_PANEL_PRODUCT_H
+
+#include "compute_pool.h"
+#include "ops.h"
+
+/* Rows of a tile: the results stay in the first cache, and an AMX kernel takes them at once. */
+#define TILE_ROWS 32
+
+/* Some rows and columns of a product's result. */
+struct product_tile {
+    int32_t first_row;
+    int32_t num_rows; /* 1 to TILE_ROWS */
+    int32_t first_panel;
+    int32_t num_panels;
+    int32_t stride; /* floats from a row to the next: num_panels * PANEL_COLUMNS */
+    float *values;
+};
+
+/* Takes a tile of results over. */
+typedef void finish_product(void *context, const struct product_tile *tile);
+
+struct panel_product {
+    gemm_panel *multiply;
+    const struct matrix *matrix;
+    const struct activations *rows;
+    int32_t num_rows;
+    int32_t chunk_panels;
+    int32_t num_members; /* of the pool, that take part */
+    finish_product *finish;
+    void *context; /* for `finish` */
+};
+
+/* Bytes of a tile of results. */
+size_t panel_product_tile_bytes(int32_t chunk_panels);
+
+/* How many chunks there are for the pool. */
+int32_t panel_product_num_chunks(const struct panel_product *product);
+
+/* Multiply all rows with the panels of some chunks. `values` is memory for a tile of results, the
+ * member's own. */
+void panel_product_run(const struct panel_product *product, struct chunks chunks, int32_t member,
+                       float *values);
+
+#endif
