@@ -71,7 +71,7 @@ def load_packed(
     if directory is not None:
         shared = share or not _fit_large_pages(PackedLayout("", sections).nbytes)
         try:
-            return _from_cache(checkpoint, dtype, sections, directory, shared, on_progress)
+            return _from_cache(checkpoint, dtype, sections, directory, on_progress, shared=shared)
         except CacheError as error:
             checkpoint.notices.append(
                 f"Packed weights cannot be kept ({error}): each start packs them again."
@@ -106,8 +106,9 @@ def _from_cache(
     dtype: PackedDType,
     sections: Sequence[Section],
     directory: Path,
-    shared: bool,
     on_progress: OnProgress,
+    *,
+    shared: bool,
 ) -> PackedWeights:
     cache = PackedCache(directory)
     with contextlib.suppress(OSError, PackedFileError):  # whatever it is, the child says it

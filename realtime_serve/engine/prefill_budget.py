@@ -11,16 +11,27 @@ steps with them. Where the base is wrong, the error goes into the cost per token
 prediction at about the same size is right again. What is learnt is a high value of the last
 few, not their mean: the target is to hold for nearly all steps. It is not the highest, so that
 one step during which the system took the CPU away means nothing.
+
+The target is a bound, not a wish. Where few prompts wait, they are spread over NUM_STEPS steps
+that stay well below it: each of these costs the prompt the base once more, and spares all who
+decode a wait of several bases. Where many wait, the steps are as long as the target allows.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
 MIN_PROMPT_TOKENS = 16
 """A step takes so many at least: prompts progress however slow the machine is."""
+
+NUM_STEPS = 8
+"""Over so many steps a prompt is spread, if the target does not ask for more."""
+
+MIN_SPREAD_TOKENS = 64
+"""Less is not worth a step of its own while the target leaves room."""
 
 NUM_RECENT = 8
 """Enough to leave the highest out, few enough to follow a growing context."""
@@ -46,16 +57,22 @@ class PrefillBudget:
         self._with_prompts: deque[_Step] = deque(maxlen=NUM_RECENT)
         self._base_s: dict[int, deque[float]] = {}
 
-    def max_prompt_tokens(self, num_decoding: int) -> int:
+    def max_prompt_tokens(self, num_decoding: int, num_waiting_tokens: int) -> int:
         """Most prompt tokens that a step should take.
 
         Args:
             num_decoding: Sequences that get their next token in it, at least one.
+            num_waiting_tokens: Tokens of all prompts that are not done, those of them that
+                are computed already included.
 
         Returns:
-            A number that is expected to keep the step within the target, or MIN_PROMPT_TOKENS
-            if that is more or if nothing is known yet.
+            A number that is expected to keep the step within the target and to spread the
+            prompts; MIN_PROMPT_TOKENS if that is more or if nothing is known yet.
         """
+        spread = max(MIN_SPREAD_TOKENS, math.ceil(num_waiting_tokens / NUM_STEPS))
+        return min(spread, self._max_within_target(num_decoding))
+
+    def _max_within_target(self, num_decoding: int) -> int:
         if not self._with_prompts:
             return MIN_PROMPT_TOKENS
         per_token_s = _high(map(self._per_prompt_token, self._with_prompts))

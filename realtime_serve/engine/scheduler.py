@@ -300,7 +300,7 @@ class Scheduler:
             num_behind = len(sequence.token_ids) - sequence.num_computed_tokens
             is_decoding = num_behind == 1 and self._can_compute(sequence)
             (decoding if is_decoding else others).append(sequence)
-        catching_up = _CatchingUp(num_tokens_left=self._num_prompt_tokens(len(decoding)))
+        catching_up = _CatchingUp(num_tokens_left=self._num_prompt_tokens(len(decoding), others))
         self._catch_up(others, catching_up)
         return catching_up, [
             ScheduledSequence(sequence, 1, True)
@@ -309,12 +309,14 @@ class Scheduler:
             if sequence.status is SequenceStatus.RUNNING
         ]
 
-    def _num_prompt_tokens(self, num_decoding: int) -> int:
-        """What a step has for prompts beside so many decoding sequences."""
+    def _num_prompt_tokens(self, num_decoding: int, others: Iterable[Sequence]) -> int:
+        """What a step has for the prompts of others beside so many decoding sequences."""
         num_left = self._max_batch_tokens - num_decoding
         if self._prefill_budget is None or num_decoding == 0:
             return num_left
-        return min(num_left, self._prefill_budget.max_prompt_tokens(num_decoding))
+        paused = SequenceStatus.PAUSED
+        num_waiting = sum(each.num_tokens for each in others if each.status is not paused)
+        return min(num_left, self._prefill_budget.max_prompt_tokens(num_decoding, num_waiting))
 
     def _catch_up(self, in_order: Iterable[Sequence], catching_up: _CatchingUp) -> None:
         """Share tokens out among sequences with more to compute, admitting newcomers.

@@ -81,9 +81,7 @@ class PackedCache:
             self._make_directory()
         return _key(self._hashes.compute(files, on_read), sections)
 
-    def open(
-        self, key: str, sections: Sequence[Section], *, shared: bool = True
-    ) -> PackedWeights:
+    def open(self, key: str, sections: Sequence[Section], *, shared: bool = True) -> PackedWeights:
         """Open packed weights, and note that they are in use.
 
         Args:
