@@ -9,7 +9,7 @@ from os import sched_getaffinity as _sched_getaffinity
 from cpython cimport array
 from cython cimport final
 from libc.float cimport FLT_MIN
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.mman cimport (
@@ -51,6 +51,16 @@ cdef dict KV_FORMATS = {"f32": <int>KV_F32, "bf16": <int>KV_BF16, "int8": <int>K
 # Bytes that a group of 32 values takes in a checkpoint.
 cdef dict STORED_GROUP_BYTES = {"f32": 128, "bf16": 64, "Q8_0": 34, "Q4_0": 18, "Q4_1": 20}
 
+# Kernels round sizes up to whole panels and groups, and the result must be an int32_t.
+cdef int64_t MAX_SIZE = INT32_MAX - 31
+
+# The pool keeps the number of a phase's threads in 16 bits (chunk_range.h).
+cdef int32_t MAX_THREADS = 0xFFFF
+
+# Keys of one token in all layers: a hundred times those of the largest networks, and still the
+# bytes of INT32_MAX blocks of them are a size_t.
+cdef int64_t MAX_TOKEN_KEYS = 1 << 24
+
 
 cdef int number_of(dict formats, str name) except -1:
     if name not in formats:
@@ -64,6 +74,20 @@ cdef const unsigned char[::1] bytes_of(object buffer, size_t expected, str name)
     if <size_t>view.shape[0] != expected:
         raise ValueError(f"{name} has {view.shape[0]} bytes, but {expected} are needed.")
     return view
+
+
+cdef int32_t size_of(object value, str name, int32_t least=1) except -1:
+    if not least <= value <= MAX_SIZE:
+        raise ValueError(f"{name} must be {least} to {MAX_SIZE}, not {value}.")
+    return value
+
+
+cdef int32_t width_of(object value, str name) except -1:
+    """A size that consists of whole groups."""
+    cdef int32_t width = size_of(value, name)
+    if width % GROUP_SIZE != 0:
+        raise ValueError(f"{name} must be a multiple of {GROUP_SIZE}, not {width}.")
+    return width
 
 
 # --- CPU levels -----------------------------------------------------------------
@@ -90,39 +114,32 @@ cdef const kernel_ops *ops_of(str name) except NULL:
 # --- packing --------------------------------------------------------------------
 
 
-cdef void check_matrix(int32_t num_columns, int32_t depth) except *:
-    if num_columns < 1 or depth < 1 or depth % GROUP_SIZE != 0:
-        raise ValueError(
-            f"A matrix with {num_columns} columns and depth {depth} cannot be packed: "
-            f"the depth must be a multiple of {GROUP_SIZE}."
-        )
-
-
-def packed_nbytes(str format, int32_t num_columns, int32_t depth):
-    check_matrix(num_columns, depth)
+def packed_nbytes(str format, num_columns, depth):
     cdef weight_format into = <weight_format>number_of(WEIGHT_FORMATS, format)
-    return matrix_num_panels(num_columns) * matrix_panel_bytes(into, depth)
+    cdef size_t num_panels = matrix_num_panels(size_of(num_columns, "num_columns"))
+    return num_panels * matrix_panel_bytes(into, width_of(depth, "depth"))
 
 
-def pack(str format, source, int32_t num_columns, int32_t depth, out, *, str stored="f32",
+def pack(str format, source, num_columns, depth, out, *, str stored="f32",
          int32_t panel_stride=1):
     cdef weight_format into = <weight_format>number_of(WEIGHT_FORMATS, format)
     cdef unsigned char[::1] panels = memoryview(out).cast("B")
-    cdef const unsigned char[::1] values
-    cdef size_t num_panels = matrix_num_panels(num_columns)
-    cdef size_t num_groups
-    check_matrix(num_columns, depth)
-    num_groups = <size_t>num_columns * <size_t>(depth // GROUP_SIZE)
-    values = bytes_of(source, num_groups * number_of(STORED_GROUP_BYTES, stored), "source")
+    cdef int32_t columns = size_of(num_columns, "num_columns")
+    cdef int32_t inputs = width_of(depth, "depth")
+    cdef size_t num_groups = <size_t>columns * <size_t>(inputs // GROUP_SIZE)
+    cdef size_t num_panels = matrix_num_panels(columns)
+    cdef const unsigned char[::1] values = bytes_of(
+        source, num_groups * <size_t>number_of(STORED_GROUP_BYTES, stored), "source"
+    )
     if panel_stride < 1:
         raise ValueError(f"panel_stride must be at least 1, not {panel_stride}.")
-    num_panels = (num_panels - 1) * panel_stride + 1
-    if <size_t>panels.shape[0] < num_panels * matrix_panel_bytes(into, depth):
+    num_panels = (num_panels - 1) * <size_t>panel_stride + 1
+    if <size_t>panels.shape[0] // matrix_panel_bytes(into, inputs) < num_panels:
         raise ValueError(f"out has {panels.shape[0]} bytes, which is too few.")
     if stored == "f32":
-        pack_values(into, <const float *>&values[0], num_columns, depth, panel_stride, &panels[0])
+        pack_values(into, <const float *>&values[0], columns, inputs, panel_stride, &panels[0])
     else:
-        pack_codes(stored, into, &values[0], num_columns, depth, panel_stride, &panels[0])
+        pack_codes(stored, into, &values[0], columns, inputs, panel_stride, &panels[0])
 
 
 cdef void pack_values(weight_format into, const float *values, int32_t num_columns,
@@ -163,15 +180,16 @@ cdef class ComputePool:
 
     def __cinit__(self, int32_t num_threads):
         self.pid = getpid()
-        if num_threads < 1:
-            raise ValueError(f"num_threads must be at least 1, not {num_threads}.")
+        if not 1 <= num_threads <= MAX_THREADS:
+            raise ValueError(f"num_threads must be 1 to {MAX_THREADS}, not {num_threads}.")
         self.pool = compute_pool_new(num_threads)
         if self.pool is NULL:
             raise MemoryError("The threads of the compute pool could not be started.")
 
     def __dealloc__(self):
         if self.pid == getpid():  # a forked child has the pool's memory, but not its threads
-            compute_pool_free(self.pool)
+            with nogil:  # it waits for the helpers to end
+                compute_pool_free(self.pool)
 
     @property
     def num_threads(self):
@@ -188,25 +206,82 @@ def shared_compute_pool():
     return process_pool
 
 
+# --- shapes ---------------------------------------------------------------------
+
+
+cdef transformer_shape shape_of(shape) except *:
+    """Sizes, once it is known that no product of them that C computes can wrap."""
+    cdef transformer_shape to
+    to.vocab_size = size_of(shape.vocab_size, "vocab_size")
+    to.hidden_size = width_of(shape.hidden_size, "hidden_size")
+    to.intermediate_size = width_of(shape.intermediate_size, "intermediate_size")
+    to.num_layers = size_of(shape.num_layers, "num_layers")
+    to.num_heads = size_of(shape.num_heads, "num_heads")
+    to.num_kv_heads = size_of(shape.num_kv_heads, "num_kv_heads")
+    to.head_dim = width_of(shape.head_dim, "head_dim")
+    to.rms_norm_epsilon = shape.rms_norm_eps
+    to.rotary_scale = shape.rotary_scale
+    check_heads(&to)
+    size_of(2 * <int64_t>to.intermediate_size, "2 * intermediate_size")
+    return to
+
+
+cdef int check_heads(const transformer_shape *shape) except -1:
+    cdef int64_t queries = <int64_t>shape.num_heads * shape.head_dim
+    cdef int64_t keys = <int64_t>shape.num_kv_heads * shape.head_dim
+    if shape.num_heads % shape.num_kv_heads != 0:
+        raise ValueError("num_heads must be a multiple of num_kv_heads.")
+    size_of(queries + 2 * keys, "The width of queries, keys and values")
+    if keys > MAX_TOKEN_KEYS // shape.num_layers:
+        raise ValueError(f"The keys of a token may be {MAX_TOKEN_KEYS} numbers in all layers.")
+    return 0
+
+
 # --- the KV cache ---------------------------------------------------------------
 
 
 def kv_block_nbytes(str format, shape):
-    cdef kv_cache cache = kv_cache_of(format, shape.num_layers, shape.num_kv_heads, shape.head_dim)
+    cdef transformer_shape sizes = shape_of(shape)
+    cdef kv_cache cache = kv_cache_of(format, &sizes, 0)
     return 2 * kv_block_bytes_in_all(&cache)
 
 
-cdef kv_cache kv_cache_of(str format, int32_t num_layers, int32_t num_heads, int32_t head_dim):
+cdef kv_cache kv_cache_of(str format, const transformer_shape *shape, int32_t num_blocks) except *:
     """A cache without memory."""
     cdef kv_cache cache
     cache.format = <kv_format>number_of(KV_FORMATS, format)
-    cache.num_layers = num_layers
-    cache.num_heads = num_heads
-    cache.head_dim = head_dim
-    cache.num_blocks = 0
+    cache.num_layers = shape.num_layers
+    cache.num_heads = shape.num_kv_heads
+    cache.head_dim = shape.head_dim
+    cache.num_blocks = num_blocks
     cache.keys = NULL
     cache.values = NULL
     return cache
+
+
+cdef void map_kv_cache(kv_cache *cache) except *:
+    """Give a cache memory for keys and for values, or for neither.
+
+    Mapped, it is zero, and used only from the first write on: by segments (kv_cache.h).
+    """
+    cdef size_t length = kv_cache_bytes(cache)
+    cache.keys = map_memory(length)
+    try:
+        cache.values = map_memory(length)
+    except MemoryError:
+        munmap(cache.keys, length)
+        raise
+
+
+cdef void *map_memory(size_t length) except NULL:
+    cdef void *memory = mmap(
+        NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
+    )
+    if memory is MAP_FAILED:
+        raise MemoryError(f"There is no address space for {length} bytes of KV cache.")
+    # Large pages are read a quarter faster; that a kernel may have none is no error.
+    madvise(memory, length, MADV_HUGEPAGE)
+    return memory
 
 
 # --- the transformer ------------------------------------------------------------
@@ -234,34 +309,19 @@ cdef class Transformer:
     cdef list kept  # what the step in progress points into
 
     def __cinit__(self, shape, sections, ComputePool pool not None, *, str level,
-                  int32_t num_threads, int32_t max_rows, int32_t max_outputs):
+                  num_threads, max_rows, max_outputs):
+        if not 1 <= num_threads <= pool.num_threads:
+            raise ValueError(f"num_threads must be 1 to {pool.num_threads}, not {num_threads}.")
         self.pool = pool
         self.ops = ops_of(level)
         self.num_threads = num_threads
-        self.max_rows = max_rows
-        self.max_outputs = max_outputs
+        self.max_rows = size_of(max_rows, "max_rows")
+        self.max_outputs = size_of(max_outputs, "max_outputs", 0)
         self.borrowed = []
         self.kept = []
-        self.read_shape(shape)
+        self.weights.shape = shape_of(shape)
         self.read_weights(shape, sections)
         self.allocate()
-
-    cdef void read_shape(self, shape) except *:
-        cdef transformer_shape *to = &self.weights.shape
-        to.vocab_size = shape.vocab_size
-        to.hidden_size = shape.hidden_size
-        to.intermediate_size = shape.intermediate_size
-        to.num_layers = shape.num_layers
-        to.num_heads = shape.num_heads
-        to.num_kv_heads = shape.num_kv_heads
-        to.head_dim = shape.head_dim
-        to.rms_norm_epsilon = shape.rms_norm_eps
-        to.rotary_scale = shape.rotary_scale
-        for size in (to.hidden_size, to.intermediate_size, to.head_dim):
-            if size < GROUP_SIZE or size % GROUP_SIZE != 0:
-                raise ValueError(f"A width of {size} is not a multiple of {GROUP_SIZE}.")
-        if to.num_kv_heads < 1 or to.num_heads % to.num_kv_heads != 0:
-            raise ValueError("num_heads must be a multiple of num_kv_heads.")
 
     cdef void read_weights(self, shape, sections) except *:
         cdef transformer_shape *sizes = &self.weights.shape
@@ -302,9 +362,10 @@ cdef class Transformer:
 
     cdef void read_embedding(self, section) except *:
         cdef transformer_shape *sizes = &self.weights.shape
-        cdef size_t num_groups = <size_t>sizes.vocab_size * <size_t>(sizes.hidden_size // GROUP_SIZE)
+        cdef size_t row_groups = <size_t>(sizes.hidden_size // GROUP_SIZE)
+        cdef size_t row_bytes = row_groups * <size_t>number_of(STORED_GROUP_BYTES, section.format)
         cdef const unsigned char[::1] rows = bytes_of(
-            section.data, num_groups * number_of(STORED_GROUP_BYTES, section.format), "embedding"
+            section.data, <size_t>sizes.vocab_size * row_bytes, "embedding"
         )
         self.borrowed.append(rows)
         self.weights.embedding_format = <embedding_format>number_of(
@@ -368,20 +429,14 @@ cdef class Transformer:
     # --- KV cache ---
 
     def allocate_kv_cache(self, str format, int32_t num_blocks):
+        cdef kv_cache cache
         if self.cache.keys is not NULL:
             raise RuntimeError("The KV cache is allocated already.")
         if num_blocks < 1:
             raise ValueError(f"num_blocks must be at least 1, not {num_blocks}.")
-        self.cache = kv_cache_of(
-            format,
-            self.weights.shape.num_layers,
-            self.weights.shape.num_kv_heads,
-            self.weights.shape.head_dim,
-        )
-        self.cache.num_blocks = num_blocks
-        # Mapped, so that a block costs memory when it is first written, and is zero until then.
-        self.cache.keys = map_memory(kv_cache_bytes(&self.cache))
-        self.cache.values = map_memory(kv_cache_bytes(&self.cache))
+        cache = kv_cache_of(format, &self.weights.shape, num_blocks)
+        map_kv_cache(&cache)
+        self.cache = cache
 
     cdef void free_kv_cache(self) noexcept:
         if self.cache.keys is not NULL:
@@ -411,7 +466,6 @@ cdef class Transformer:
 
     def run(self, work):
         cdef step this = self.gather(work)
-        self.gather_samplings(work, this.num_outputs)
         with nogil:
             self.begin()
             transformer_forward(self.transformer, self.pool.pool, &self.cache, &this)
@@ -452,7 +506,7 @@ cdef class Transformer:
         result.num_rows = 0
         result.num_outputs = 0
         for each in work:
-            self.gather_span(&result, &self.spans[num_spans], each)
+            self.spans[num_spans] = self.gather_span(&result, each)
             num_spans += 1
         if result.num_rows == 0:
             raise ValueError("A step needs rows.")
@@ -462,39 +516,55 @@ cdef class Transformer:
         result.output_rows = self.output_rows
         return result
 
-    cdef void gather_span(self, step *this, step_span *span, each) except *:
+    cdef step_span gather_span(self, step *this, each) except *:
         cdef array.array token_ids = self.numbers(each.token_ids)
         cdef array.array block_table = self.numbers(each.block_table)
-        cdef int32_t num_rows = len(token_ids)
-        cdef int32_t num_samples = len(each.samples)
-        cdef int32_t end_position = each.start_position + num_rows
+        cdef tuple samples = tuple(each.samples)
+        cdef step_span span
         cdef int32_t i
-        self.check_span(this, each.start_position, num_rows, num_samples)
-        if len(block_table) * KV_BLOCK_TOKENS < end_position:
-            raise ValueError(f"{len(block_table)} blocks do not cover {end_position} positions.")
-        for i in range((end_position + KV_BLOCK_TOKENS - 1) // KV_BLOCK_TOKENS):
-            self.check_block(block_table.data.as_ints[i])
-        for i in range(num_rows):
+        span.first_position = each.start_position
+        self.check_room(this, len(token_ids), len(samples))
+        span.first_row = this.num_rows
+        span.num_rows = len(token_ids)
+        span.block_table = <const int32_t *>block_table.data.as_ints
+        self.check_blocks(block_table, &span)
+        for i in range(span.num_rows):
             if not 0 <= token_ids.data.as_ints[i] < self.weights.shape.vocab_size:
                 raise ValueError(f"Token {token_ids.data.as_ints[i]} is not in the vocabulary.")
-            self.token_ids[this.num_rows + i] = token_ids.data.as_ints[i]
-        span.first_row = this.num_rows
-        span.num_rows = num_rows
-        span.first_position = each.start_position
-        span.block_table = <const int32_t *>block_table.data.as_ints
-        this.num_rows += num_rows
-        for i in range(num_samples):
-            self.output_rows[this.num_outputs + i] = this.num_rows - num_samples + i
-        this.num_outputs += num_samples
+            self.token_ids[span.first_row + i] = token_ids.data.as_ints[i]
+        this.num_rows += span.num_rows
+        self.gather_samples(this, samples)
+        return span
 
-    cdef void check_span(self, const step *this, int32_t start_position, int32_t num_rows,
-                         int32_t num_samples) except *:
-        if num_rows < 1 or start_position < 0 or num_samples > num_rows:
-            raise ValueError("A sequence needs rows, from position 0 on, and at most as many samples.")
+    cdef void gather_samples(self, step *this, tuple samples) except *:
+        """How to choose the tokens after the last rows of the step so far."""
+        cdef int32_t row = this.num_rows - <int32_t>len(samples)
+        for each in samples:
+            self.output_rows[this.num_outputs] = row
+            self.kept.append(read_sampling(
+                &self.samplings[this.num_outputs], each, self.weights.shape.vocab_size
+            ))
+            this.num_outputs += 1
+            row += 1
+
+    cdef void check_room(self, const step *this, Py_ssize_t num_rows,
+                         Py_ssize_t num_samples) except *:
+        if num_rows < 1 or num_samples > num_rows:
+            raise ValueError("A sequence needs rows, and at most as many samples.")
         if num_rows > self.max_rows - this.num_rows:
             raise ValueError(f"A step may have {self.max_rows} rows.")
         if num_samples > self.max_outputs - this.num_outputs:
             raise ValueError(f"A step may have {self.max_outputs} samples.")
+
+    cdef void check_blocks(self, array.array block_table, const step_span *span) except *:
+        cdef int64_t end_position = <int64_t>span.first_position + span.num_rows
+        cdef int64_t i, num_blocks = (end_position + KV_BLOCK_TOKENS - 1) // KV_BLOCK_TOKENS
+        if span.first_position < 0:
+            raise ValueError(f"A position cannot be {span.first_position}.")
+        if len(block_table) < num_blocks:
+            raise ValueError(f"{len(block_table)} blocks do not cover {end_position} positions.")
+        for i in range(num_blocks):
+            self.check_block(block_table.data.as_ints[i])
 
     cdef array.array numbers(self, values):
         """Values as an array of int, kept until the step has been made."""
@@ -502,26 +572,6 @@ cdef class Transformer:
             values = _new_array("i", values)
         self.kept.append(values)
         return values
-
-    cdef void gather_samplings(self, work, int32_t num_outputs) except *:
-        cdef int32_t output = 0
-        for each in work:
-            for row in each.samples:
-                self.kept.append(read_sampling(
-                    &self.samplings[output], row, self.weights.shape.vocab_size
-                ))
-                output += 1
-
-
-cdef void *map_memory(size_t length) except NULL:
-    cdef void *memory = mmap(
-        NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0
-    )
-    if memory is MAP_FAILED:
-        raise MemoryError(f"There is no address space for {length} bytes of KV cache.")
-    # Large pages are read a quarter faster; that a kernel may have none is no error.
-    madvise(memory, length, MADV_HUGEPAGE)
-    return memory
 
 
 # --- sampling -------------------------------------------------------------------
@@ -570,7 +620,7 @@ def sample(float[::1] logits not None, row, *, str level, const uint32_t[::1] al
     kept = read_sampling(&how, row, vocab_size)
     if allowed is not None:
         if allowed.shape[0] * 32 < vocab_size:
-            raise ValueError(f"allowed has {allowed.shape[0]} words, too few for {vocab_size} bits.")
+            raise ValueError(f"{allowed.shape[0]} words of `allowed` are not {vocab_size} bits.")
         how.allowed = &allowed[0]
     scratch = aligned_alloc(64, (sampler_scratch_bytes(vocab_size) + 63) // 64 * 64)
     if scratch is NULL:

@@ -28,7 +28,8 @@ def packed_nbytes(format: str, num_columns: int, depth: int) -> int:
         depth: Inputs.
 
     Raises:
-        ValueError: There is no such format, or the depth is not a multiple of 32.
+        ValueError: There is no such format, the depth is not a multiple of 32, or a size is not
+            positive or too large.
     """
 
 def pack(
@@ -65,7 +66,7 @@ class ComputePool:
         num_threads: Threads, that of the caller of a step included.
 
     Raises:
-        ValueError: num_threads is less than 1.
+        ValueError: num_threads is not 1 to 65535.
         MemoryError: The threads could not be started.
     """
 
@@ -91,7 +92,7 @@ def kv_block_nbytes(format: str, shape: _Shape) -> int:
         shape: The network's.
 
     Raises:
-        ValueError: There is no such format.
+        ValueError: There is no such format, or a size does not fit.
     """
 
 class _Shape(Protocol):
@@ -168,11 +169,11 @@ class Transformer:
         pool: Shares the phases of a step out; held during a step only.
         level: One of `cpu_levels()`.
         num_threads: Threads of a step, at most the pool's.
-        max_rows: Most tokens of a step.
-        max_outputs: Most tokens that a step chooses.
+        max_rows: Most tokens of a step, at least 1.
+        max_outputs: Most tokens that a step chooses, at least 0.
 
     Raises:
-        ValueError: A size does not fit, or a section is not as the shape asks for.
+        ValueError: A size or a number does not fit, or a section is not as the shape asks for.
         KeyError: A section is missing.
         MemoryError: There is no memory for the buffers.
     """
@@ -189,7 +190,10 @@ class Transformer:
         max_outputs: int,
     ) -> None: ...
     def allocate_kv_cache(self, format: str, num_blocks: int) -> None:
-        """Make the KV cache; once. A block costs memory when it is first written.
+        """Make the KV cache; once, but again after a failure.
+
+        Memory is used by segments of 64 blocks as they are first written, since it comes in
+        large pages.
 
         Args:
             format: "f32", "bf16" or "int8".
@@ -212,8 +216,8 @@ class Transformer:
         """Compute a step and choose tokens. Releases the GIL but for the conversions.
 
         Args:
-            work: Of each sequence, as `engine.runner.ScheduledRows`; gone through twice. Token
-                ids and block tables are fastest as array('i').
+            work: Of each sequence, as `engine.runner.ScheduledRows`; gone through once. Token
+                ids and block tables are fastest as array('i'), which must not change meanwhile.
 
         Returns:
             Token id and log-probability of each sample, in order; None where no token could be

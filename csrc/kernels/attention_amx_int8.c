@@ -120,7 +120,7 @@ static int32_t gather_values(const struct attention *attention)
     char *gathered = attention->workspace;
     for (int32_t block = 0; block < attention->num_blocks; block++) {
         const char *after = attention_after_values(attention, block);
-        attention_prefetch(after, (int32_t)attention->block_bytes);
+        attention_prefetch(after, (int32_t)attention->block_bytes); /* copying computes nothing */
         memcpy(gathered + (size_t)block * num_bytes,
                attention_values(attention, block) + KV_SCALES_BYTES, num_bytes);
     }

@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 #define CHUNK_RANGE_BITS 24 /* of first, and of end */
-#define CHUNK_RANGE_MAX ((int32_t)1 << CHUNK_RANGE_BITS)
+#define CHUNK_RANGE_MAX (((int32_t)1 << CHUNK_RANGE_BITS) - 1)
 
 /* The owner takes a quarter of what is left, others a half. */
 #define CHUNK_RANGE_OWN_PART 4
@@ -46,12 +46,12 @@ static inline struct chunks chunk_range_share(int32_t num_chunks, int32_t member
 
 static inline int32_t chunk_range_end(uint64_t word)
 {
-    return (int32_t)(word & (CHUNK_RANGE_MAX - 1));
+    return (int32_t)(word & CHUNK_RANGE_MAX);
 }
 
 static inline int32_t chunk_range_first(uint64_t word)
 {
-    return (int32_t)(word >> CHUNK_RANGE_BITS & (CHUNK_RANGE_MAX - 1));
+    return (int32_t)(word >> CHUNK_RANGE_BITS & CHUNK_RANGE_MAX);
 }
 
 static inline uint64_t chunk_range_word(int32_t num_members, int32_t first, int32_t end)

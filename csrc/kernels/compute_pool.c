@@ -230,35 +230,36 @@ static void run_alone(compute_work *work, void *context, int32_t num_chunks)
 
 /* Once a range is stored, its chunks can be taken: everything else comes before. */
 static void publish(struct compute_pool *pool, compute_work *work, void *context,
-                    int32_t num_chunks)
+                    int32_t num_chunks, int32_t num_members)
 {
     pool->work = work;
     pool->context = context;
     atomic_store_explicit(&pool->caller_cpu, guest_current_cpu(), memory_order_relaxed);
     atomic_store_explicit(&pool->done, 0, memory_order_relaxed);
-    for (int32_t member = pool->limit - 1; member >= 0; member--) {
-        struct chunks share = chunk_range_share(num_chunks, member, pool->limit);
+    for (int32_t member = num_members - 1; member >= 0; member--) {
+        struct chunks share = chunk_range_share(num_chunks, member, num_members);
         atomic_store_explicit(&range_of(pool, member)->word,
-                              chunk_range_word(pool->limit, share.first, share.first + share.count),
+                              chunk_range_word(num_members, share.first, share.first + share.count),
                               COMPUTE_POOL_PUBLISH_ORDER);
     }
 }
 
-static void wake_helpers(struct compute_pool *pool, int32_t num_chunks)
+static void wake_helpers(struct compute_pool *pool, int32_t num_members)
 {
-    for (int32_t member = 1; member < pool->limit && member < num_chunks; member++)
+    for (int32_t member = 1; member < num_members; member++)
         wake(&pool->helpers[member - 1]);
 }
 
 void compute_pool_run(struct compute_pool *pool, compute_work *work, void *context,
                       int32_t num_chunks)
 {
-    if (pool->limit == 1 || num_chunks <= 1) {
+    int32_t num_members = compute_pool_num_members(pool, num_chunks);
+    if (num_members <= 1) {
         run_alone(work, context, num_chunks);
         return;
     }
-    publish(pool, work, context, num_chunks);
-    wake_helpers(pool, num_chunks);
+    publish(pool, work, context, num_chunks, num_members);
+    wake_helpers(pool, num_members);
     uint32_t num_done = take_part(pool, 0);
     wait_until_done(pool, (uint32_t)num_chunks - num_done);
 }
@@ -270,9 +271,9 @@ void compute_pool_limit(struct compute_pool *pool, int32_t num_threads)
     pool->limit = num_threads;
 }
 
-int32_t compute_pool_num_members(const struct compute_pool *pool)
+int32_t compute_pool_num_members(const struct compute_pool *pool, int32_t num_chunks)
 {
-    return pool->limit;
+    return num_chunks < pool->limit ? num_chunks : pool->limit;
 }
 
 void compute_pool_acquire(struct compute_pool *pool)

@@ -3,8 +3,7 @@
  * The thread that runs a step calls compute_pool_run for each phase: `work` gets each of the chunks
  * 0 to num_chunks - 1 once, some at a time, from the caller and from the helpers, in no order. It
  * returns when all chunks are done, not when all threads have arrived: a helper that the scheduler
- * took off its CPU delays the chunks that it holds, if it holds some, and otherwise nothing; the
- * caller never waits for it to come back.
+ * took off its CPU delays those that it has taken in this phase, if any, and otherwise nothing.
  *
  *   range   of each member: consecutive chunks that it begins with, and from whose end the others
  *           take when they have finished theirs (chunk_range.h)
@@ -44,8 +43,8 @@ void compute_pool_free(struct compute_pool *pool);
 
 int32_t compute_pool_num_threads(const struct compute_pool *pool);
 
-/* How many of them take part in the next phase; the holder's. */
-int32_t compute_pool_num_members(const struct compute_pool *pool);
+/* How many of them take part in a phase of so many chunks; the holder's. */
+int32_t compute_pool_num_members(const struct compute_pool *pool, int32_t num_chunks);
 
 /* Take the pool for a step, and give it back. */
 void compute_pool_acquire(struct compute_pool *pool);
@@ -54,8 +53,8 @@ void compute_pool_release(struct compute_pool *pool);
 /* How many threads the next phases use, 1 to num_threads; the holder's choice, until release. */
 void compute_pool_limit(struct compute_pool *pool, int32_t num_threads);
 
-/* Run one phase; only the holder calls. What `work` wrote is visible to the caller afterwards, and
- * what the caller wrote before is visible to `work`. */
+/* Run one phase, of at most CHUNK_RANGE_MAX chunks; only the holder calls. What `work` wrote is
+ * visible to the caller afterwards, and what the caller wrote before is visible to `work`. */
 void compute_pool_run(struct compute_pool *pool, compute_work *work, void *context,
                       int32_t num_chunks);
 

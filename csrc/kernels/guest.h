@@ -6,8 +6,9 @@
  * work is done. The scheduler alone would not do that: it moves a thread that has just run only
  * when milliseconds have passed.
  *
- * All of this is about speed only. Where the system refuses, nothing happens. A thread is never
- * let onto a CPU that the process's main thread may not use; the main thread is never moved.
+ * All of this is about speed only. Where the system refuses, nothing happens. A guest is let onto
+ * the CPU that the waiting thread runs on, and afterwards onto those that the process's main thread
+ * may use, but for that one; the main thread is never moved.
  */
 #ifndef REALTIME_SERVE_GUEST_H
 #define REALTIME_SERVE_GUEST_H

@@ -27,8 +27,8 @@
 
 enum kv_format { KV_F32, KV_BF16, KV_INT8, NUM_KV_FORMATS };
 
-/* Borrows `keys` and `values`, each of kv_cache_bytes() bytes at a multiple of 64, zero at first:
- * what lies past a sequence's end is multiplied by zero, and must not be NaN. */
+/* Borrows `keys` and `values`, each of kv_cache_bytes() bytes at a multiple of 64, zero at first. A
+ * block's tokens are written in order, by one thread. */
 struct kv_cache {
     enum kv_format format;
     int32_t num_layers;

@@ -1,7 +1,8 @@
 /* kv_write: one token's key and value into their block (kv_cache.h has the layouts).
  *
- * A token owns single values of a block, never a whole word: two tokens of a pair may be written
- * by two threads, and so nothing is read back and blended.
+ * The first token of a block clears the other values. They are multiplied by weights of 0 until
+ * they are written, and the block's last sequence may have left a NaN there. (Scores of keys that
+ * are not visible are not used, whatever they are.)
  */
 #include "codes.h"
 #include "kernels.h"
@@ -108,6 +109,8 @@ void KERNEL(kv_write_value)(const struct kv_cache *cache, int32_t layer, int32_t
                             int32_t block, int32_t slot, const float *value)
 {
     void *values = block_in(cache->values, cache, layer, head, block);
+    if (slot == 0)
+        memset(values, 0, kv_block_bytes(cache->format, cache->head_dim));
     if (cache->format == KV_F32)
         write_value_f32(values, cache->head_dim, slot, value);
     else if (cache->format == KV_INT8)

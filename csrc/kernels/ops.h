@@ -87,7 +87,8 @@ struct kernel_ops {
     /* x[i] += y[i]; count is a multiple of 32. */
     void (*add)(float *x, const float *y, int32_t count);
 
-    /* Write one token's key and value, head_dim floats each. */
+    /* Write one token's key and value, head_dim floats each. A value in slot 0 clears those of the
+     * other slots. */
     void (*kv_write_key)(const struct kv_cache *cache, int32_t layer, int32_t head, int32_t block,
                          int32_t slot, const float *key);
     void (*kv_write_value)(const struct kv_cache *cache, int32_t layer, int32_t head,

@@ -21,7 +21,8 @@ struct panel_prefetch {
     int32_t lines_per_step;
 };
 
-/* So that num_bytes from `from` on are fetched in num_steps steps. */
+/* So that num_bytes, a multiple of PREFETCH_LINE_BYTES, from `from` on are fetched in num_steps
+ * steps. */
 static inline struct panel_prefetch panel_prefetch_over(const void *from, size_t num_bytes,
                                                         size_t num_steps)
 {

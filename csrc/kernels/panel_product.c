@@ -14,8 +14,7 @@ size_t panel_product_tile_bytes(int32_t chunk_panels)
 
 int32_t panel_product_num_chunks(const struct panel_product *product)
 {
-    int32_t num_panels = matrix_num_panels(product->matrix->num_columns);
-    return (num_panels + product->chunk_panels - 1) / product->chunk_panels;
+    return matrix_num_panels(product->matrix->num_columns) / product->chunk_panels;
 }
 
 /* Whether a chunk is in the share that a member begins with. */

@@ -37,7 +37,7 @@ struct panel_product {
     const struct matrix *matrix;
     const struct activations *rows;
     int32_t num_rows;
-    int32_t chunk_panels;
+    int32_t chunk_panels; /* divides the number of panels */
     int32_t num_members; /* of the pool, that take part */
     finish_product *finish;
     void *context; /* for `finish` */

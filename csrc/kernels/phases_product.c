@@ -70,7 +70,6 @@ static struct panel_product product_of(struct transformer *this, const struct ma
         .rows = rows,
         .num_rows = this->num_selected,
         .chunk_panels = 1,
-        .num_members = this->num_members,
         .finish = finish,
         .context = this,
     };

@@ -195,8 +195,10 @@ static void normalize(struct transformer *this, struct compute_pool *pool, const
 static void multiply(struct transformer *this, struct compute_pool *pool,
                      struct panel_product product)
 {
+    int32_t count = panel_product_num_chunks(&product);
     this->product = product;
-    compute_pool_run(pool, multiply_panels, this, panel_product_num_chunks(&product));
+    this->product.num_members = compute_pool_num_members(pool, count);
+    compute_pool_run(pool, multiply_panels, this, count);
 }
 
 static void run_layer(struct transformer *this, struct compute_pool *pool)
@@ -222,7 +224,6 @@ void transformer_forward(struct transformer *this, struct compute_pool *pool,
 {
     const struct transformer_weights *weights = &this->weights;
     begin_step(this, cache, step);
-    this->num_members = compute_pool_num_members(pool);
     compute_pool_run(pool, embed_rows, this, num_chunks(step->num_rows, CHUNK_ROWS));
     select_rows(this, NULL, step->num_rows);
     for (this->layer = 0; this->layer < weights->shape.num_layers; this->layer++)

@@ -1,7 +1,7 @@
 /* transformer_state: what a step's phases see of the transformer, and what they share.
  *
- * A phase is a function of the compute pool: it gets the transformer, the number of its chunk and
- * that of the member of the pool that runs it. transformer.c sets the fields of the step in
+ * A phase is a function of the compute pool: it gets the transformer, some of its chunks, and the
+ * number of the member of the pool that runs it. transformer.c sets the fields of the step in
  * progress before it starts a phase, and the phases write only to the rows, columns or heads that
  * their chunk stands for.
  */
@@ -50,7 +50,6 @@ struct transformer {
     const int32_t *selected_rows;    /* and which rows it is about; NULL: all */
     int32_t num_selected;
     struct panel_product product;    /* of the phase in progress, if it is one */
-    int32_t num_members;             /* of the pool, that take part */
     const struct sampling *samplings;
     struct sampled *chosen;
 };

@@ -65,6 +65,7 @@ KERNEL_INLINE vec vec_select(vec_i32 mask, vec a, vec b)
     return (vec)((mask & (vec_i32)a) | (~mask & (vec_i32)b));
 }
 
+/* The greater of each two lanes; that of `b` where one is NaN. */
 KERNEL_INLINE vec vec_max(vec a, vec b)
 {
 #if defined(__AVX512F__)
@@ -122,14 +123,14 @@ KERNEL_INLINE float vec_greatest(vec vector)
 #endif
 }
 
-/* e to the power of each lane, to 2 units in the last place; 0 below -87.7 and at minus infinity;
- * for x up to 88. Cody and Waite's reduction, then the polynomial of Cephes' expf. */
+/* e to the power of each lane, to 2 units in the last place; 0 below -87.7 and at minus infinity,
+ * NaN of NaN; for x up to 88. Cody and Waite's reduction, then the polynomial of Cephes' expf. */
 KERNEL_INLINE vec vec_exp(vec x)
 {
     /* 1.5 * 2^23 + 127: adding it drops the fraction, and the lowest bits of the sum are those of
      * the exponent of 2^power; they are 0, and so is the result, where x is at the lower bound. */
     const vec to_biased = vec_set1(12583039.0f);
-    vec clamped = vec_max(x, vec_set1(-88.0f));
+    vec clamped = vec_max(vec_set1(-88.0f), x);
     vec biased = vec_fma(clamped, vec_set1(1.44269504088896341f), to_biased);
     vec power = biased - to_biased;
     vec r = vec_fma(power, vec_set1(-0.693359375f), clamped);

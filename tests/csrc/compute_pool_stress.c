@@ -39,6 +39,7 @@ static void do_chunks(void *context, struct chunks chunks, int32_t member)
     CHECK(chunks.count > 0 && chunks.first >= 0);
     CHECK(chunks.first + chunks.count <= phase->num_chunks);
     CHECK(member >= 0 && member < phase->limit);
+    CHECK(member < phase->num_chunks);
     for (int chunk = chunks.first; chunk < chunks.first + chunks.count; chunk++) {
         phase->num_runs[chunk]++;
         phase->outputs[chunk] = phase->input + chunk;
@@ -49,10 +50,12 @@ static void run_phase(struct compute_pool *pool, struct phase *phase, int number
 {
     static const int sizes[] = {1, 2, 3, 7, 40, MAX_CHUNKS};
     phase->num_chunks = sizes[number % 6];
-    phase->limit = 1 + number % compute_pool_num_threads(pool);
+    phase->limit = 1 + number / 6 % compute_pool_num_threads(pool); /* each with each size */
     phase->input = number;
     memset(phase->num_runs, 0, sizeof phase->num_runs);
     compute_pool_limit(pool, phase->limit);
+    CHECK(compute_pool_num_members(pool, phase->num_chunks) ==
+          (phase->num_chunks < phase->limit ? phase->num_chunks : phase->limit));
     compute_pool_run(pool, do_chunks, phase, phase->num_chunks);
     for (int chunk = 0; chunk < phase->num_chunks; chunk++) {
         CHECK(phase->num_runs[chunk] == 1);
@@ -120,6 +123,93 @@ static void test_all_members_take_part(void)
         if (num_meetings % 4 == 0)
             usleep(200); /* long enough for helpers to fall asleep */
     }
+    compute_pool_release(pool);
+    compute_pool_free(pool);
+}
+
+static void run_limited_step(struct compute_pool *pool, int32_t limit)
+{
+    struct phase phase = {.num_chunks = MAX_CHUNKS, .limit = limit};
+    compute_pool_acquire(pool);
+    compute_pool_limit(pool, limit);
+    CHECK(compute_pool_num_members(pool, MAX_CHUNKS) == limit);
+    compute_pool_run(pool, do_chunks, &phase, MAX_CHUNKS);
+    compute_pool_release(pool);
+}
+
+static void test_a_limit_ends_with_its_step(void)
+{
+    struct compute_pool *pool = compute_pool_new(NUM_THREADS);
+    for (int round = 0; round < NUM_MEETINGS; round++) {
+        run_limited_step(pool, 1 + round % (NUM_THREADS - 1));
+        compute_pool_acquire(pool);
+        CHECK(compute_pool_num_members(pool, NUM_THREADS) == NUM_THREADS);
+        while (!all_met(pool))
+            continue;
+        compute_pool_release(pool);
+    }
+    compute_pool_free(pool);
+}
+
+/* ---- members begin with their own shares ---- */
+
+#define SHARE_CHUNKS 40
+
+struct beginning {
+    int num_members;
+    _Atomic int num_present;
+    _Atomic bool somebody_left; /* before all were present */
+    struct chunks taken[NUM_THREADS]; /* first */
+};
+
+/* Keeps what a member takes first until all others have taken something as well, so that nobody
+ * can have finished its share; but not for ever, as above. */
+static void begin(void *context, struct chunks chunks, int32_t member)
+{
+    struct beginning *beginning = context;
+    if (beginning->taken[member].count > 0)
+        return;
+    beginning->taken[member] = chunks;
+    atomic_fetch_add_explicit(&beginning->num_present, 1, memory_order_relaxed);
+    for (int i = 0; i < 10000; i++) {
+        if (atomic_load_explicit(&beginning->num_present, memory_order_relaxed) ==
+            beginning->num_members)
+            return;
+        sched_yield();
+    }
+    atomic_store_explicit(&beginning->somebody_left, true, memory_order_relaxed);
+}
+
+/* False if not all were there together. Adds how many members began in front of their own share. */
+static bool all_began(struct compute_pool *pool, int num_members, int *num_own)
+{
+    struct beginning beginning = {.num_members = num_members};
+    compute_pool_limit(pool, num_members);
+    compute_pool_run(pool, begin, &beginning, num_members * SHARE_CHUNKS);
+    if (atomic_load(&beginning.somebody_left))
+        return false;
+    for (int member = 0; member < num_members; member++) {
+        CHECK(beginning.taken[member].count < SHARE_CHUNKS); /* the rest is for whoever is free */
+        *num_own += beginning.taken[member].first == member * SHARE_CHUNKS;
+    }
+    return true;
+}
+
+/* Most of them: a helper that spins may find another's share a moment before its own is there. */
+static void test_members_begin_with_their_own_shares(void)
+{
+    int num_own = 0, num_beginnings = 0;
+    struct compute_pool *pool = compute_pool_new(NUM_THREADS);
+    compute_pool_acquire(pool);
+    for (int round = 0; round < NUM_MEETINGS;) {
+        int num_members = NUM_THREADS - round % 2;
+        if (all_began(pool, num_members, &num_own)) {
+            num_beginnings += num_members;
+            round++;
+        }
+        usleep(200); /* helpers that fall asleep wake when all shares are there */
+    }
+    CHECK(num_own > num_beginnings * 3 / 4);
     compute_pool_release(pool);
     compute_pool_free(pool);
 }
@@ -221,6 +311,8 @@ int main(void)
     test_each_chunk_is_run_once(2);
     test_each_chunk_is_run_once(NUM_THREADS);
     test_all_members_take_part();
+    test_a_limit_ends_with_its_step();
+    test_members_begin_with_their_own_shares();
     test_steps_of_two_threads_exclude_each_other();
     test_free_while_helpers_start_spin_or_sleep();
     if (MAY_FORK)

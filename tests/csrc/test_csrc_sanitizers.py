@@ -25,6 +25,7 @@ SOURCES = {
     "native_thread": ["native_thread.c", "deadline.c"],
     "turns": ["kernels/turns.c"],
     "guest": ["kernels/guest.c"],
+    "chunk_range": [],
     "compute_pool": [
         "kernels/compute_pool.c",
         "kernels/guest.c",

@@ -159,6 +159,25 @@ def test_a_copied_block_serves_as_the_first_one_did(
     assert_same_bits(network.step(ScheduledRows(TOKENS[39:40], 39, moved, (GREEDY,))), expected)
 
 
+@each_level
+@each_cache
+def test_a_sequence_of_nan_spoils_no_other_that_gets_its_block(
+    weight_format: str, kv_format: str | None, level: str
+) -> None:
+    model = random_model("llama")
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, torch.nn.Embedding)
+    with torch.no_grad():
+        embedding.weight[5] = torch.nan
+    network = NativeNetwork(model, weight_format, level, kv_format=kv_format)
+    table = network.new_table(16)
+    healthy = [token_id for token_id in TOKENS[:20] if token_id != 5][:9]
+    expected = network.step(ScheduledRows(healthy, 0, table, (GREEDY,)))
+    spoiled = network.step(ScheduledRows([5] * 16, 0, table, (GREEDY,)))
+    assert np.isnan(spoiled).all()
+    assert_same_bits(network.step(ScheduledRows(healthy, 0, table, (GREEDY,))), expected)
+
+
 def test_a_block_of_8_bits_takes_half_of_one_of_bfloat16_and_its_scales() -> None:
     for head_dim in (32, 64, 128):
         shape = native_shape(num_layers=3, num_kv_heads=5, head_dim=head_dim)

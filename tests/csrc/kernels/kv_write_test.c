@@ -111,6 +111,13 @@ static void put_codes(const struct kv_cache *cache, struct place place, const fl
     }
 }
 
+/* The first token of a block leaves nothing of the values that were there. */
+static void clear_values(const struct kv_cache *cache, struct place place, char *values)
+{
+    size_t block_bytes = kv_cache_bytes(cache) / (NUM_LAYERS * NUM_HEADS * 2 * 64);
+    memset(values + block_index(place) * block_bytes, 0, block_bytes);
+}
+
 static void check_same(const struct kv_cache *cache, const void *expected, const void *found)
 {
     size_t size = kv_cache_bytes(cache);
@@ -138,6 +145,8 @@ static void check_token(struct kv_cache *cache, struct place place, const float 
     CHECK(keys != NULL && values != NULL);
     memcpy(keys, cache->keys, size);
     memcpy(values, cache->values, size);
+    if (place.slot == 0)
+        clear_values(cache, place, values);
     if (cache->format == KV_INT8)
         put_codes(cache, place, key, value, keys, values);
     else

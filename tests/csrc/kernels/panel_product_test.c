@@ -1,0 +1,199 @@
+/* Which panels, rows and memory a product gives to its kernel and its end, in which order, and what
+ * it fetches meanwhile. The kernel and the end stand in: they write down what they were given. */
+#include "kernel_test.h"
+
+#include <stdbool.h>
+
+#include "panel_product.h"
+
+#define MAX_ROWS (3 * TILE_ROWS)
+#define MAX_PANELS 40
+#define DEPTH (3 * GROUP_SIZE)
+
+/* A kernel is given no context, so what it writes down lies here. */
+static struct {
+    const struct panel_product *product;
+    int32_t member;
+    float *values;
+
+    int32_t chunk; /* at work */
+    int32_t next_panel;
+    int32_t next_row; /* the first of the tile at work */
+    int num_products[MAX_PANELS][MAX_ROWS];
+    int num_finishes[MAX_PANELS][MAX_ROWS];
+} run;
+
+static int32_t tile_rows(void)
+{
+    int32_t num_left = run.product->num_rows - run.next_row;
+    return num_left < TILE_ROWS ? num_left : TILE_ROWS;
+}
+
+/* A result that no other row and column has. */
+static float result(int32_t panel, int32_t row, int32_t column)
+{
+    return (float)((panel * MAX_ROWS + row) * PANEL_COLUMNS + column);
+}
+
+/* ---- the prefetch ---- */
+
+/* A product of more than a tile of rows fetches the next chunk of the member's own share. */
+static bool has_next(void)
+{
+    int32_t num_chunks = panel_product_num_chunks(run.product);
+    struct chunks share = chunk_range_share(num_chunks, run.member, run.product->num_members);
+    int32_t next = run.chunk + 1;
+    return run.product->num_rows > TILE_ROWS && next >= share.first &&
+           next < share.first + share.count;
+}
+
+/* It begins with the chunk, and goes on until its last tile of rows. */
+static void check_prefetch(const struct panel_prefetch *prefetch, bool begins_tile)
+{
+    const struct matrix *matrix = run.product->matrix;
+    int32_t chunk_panels = run.product->chunk_panels;
+    if (!has_next()) {
+        CHECK(prefetch->next >= prefetch->end);
+        return;
+    }
+    const char *from = matrix_panel(matrix, (run.chunk + 1) * chunk_panels);
+    CHECK(!begins_tile || (prefetch->next == from) == (run.next_row == 0));
+    CHECK(!begins_tile || prefetch->next < prefetch->end);
+    CHECK(prefetch->next >= from && prefetch->next <= prefetch->end);
+    CHECK(prefetch->end == (const char *)matrix_panel(matrix, (run.chunk + 2) * chunk_panels));
+}
+
+/* ---- what stands in for a kernel and an end ---- */
+
+static void write_results(int32_t panel, int32_t first_row, int32_t num_rows, float *out,
+                          int32_t out_stride)
+{
+    for (int32_t row = 0; row < num_rows; row++) {
+        run.num_products[panel][first_row + row]++;
+        for (int32_t column = 0; column < PANEL_COLUMNS; column++)
+            out[row * out_stride + column] = result(panel, first_row + row, column);
+    }
+}
+
+static void write_down_product(const struct matrix *weights, int32_t panel,
+                               const struct activations *rows, int32_t first_row, int32_t num_rows,
+                               float *out, int32_t out_stride, struct panel_prefetch *prefetch)
+{
+    int32_t chunk_panels = run.product->chunk_panels, first_panel = run.chunk * chunk_panels;
+    bool is_last = panel + 1 == first_panel + chunk_panels &&
+                   first_row + num_rows == run.product->num_rows;
+    CHECK(weights == run.product->matrix && rows == run.product->rows);
+    CHECK(panel == run.next_panel++ && first_row == run.next_row && num_rows == tile_rows());
+    CHECK(out == run.values + (panel - first_panel) * PANEL_COLUMNS);
+    CHECK(out_stride == chunk_panels * PANEL_COLUMNS);
+    check_prefetch(prefetch, panel == first_panel);
+    for (int32_t group = 0; group < DEPTH / GROUP_SIZE; group++)
+        panel_prefetch_advance(prefetch);
+    CHECK(!is_last || prefetch->next == prefetch->end);
+    write_results(panel, first_row, num_rows, out, out_stride);
+}
+
+static void check_results(const struct product_tile *tile)
+{
+    for (int32_t row = 0; row < tile->num_rows; row++)
+        for (int32_t i = 0; i < tile->stride; i++)
+            CHECK(tile->values[row * tile->stride + i] ==
+                  result(tile->first_panel + i / PANEL_COLUMNS, tile->first_row + row,
+                         i % PANEL_COLUMNS));
+}
+
+static void check_tile(const struct product_tile *tile)
+{
+    int32_t chunk_panels = run.product->chunk_panels;
+    CHECK(tile->first_row == run.next_row && tile->num_rows == tile_rows());
+    CHECK(tile->first_panel == run.chunk * chunk_panels && tile->num_panels == chunk_panels);
+    CHECK(run.next_panel == tile->first_panel + chunk_panels);
+    CHECK(tile->values == run.values && tile->stride == chunk_panels * PANEL_COLUMNS);
+    check_results(tile);
+}
+
+static void write_down_finish(void *context, const struct product_tile *tile)
+{
+    CHECK(context == &run);
+    check_tile(tile);
+    for (int32_t panel = 0; panel < tile->num_panels; panel++)
+        for (int32_t row = 0; row < tile->num_rows; row++)
+            run.num_finishes[tile->first_panel + panel][tile->first_row + row]++;
+    run.next_row += tile->num_rows;
+    if (run.next_row == run.product->num_rows) {
+        run.next_row = 0;
+        run.chunk++;
+    }
+    run.next_panel = run.chunk * run.product->chunk_panels;
+}
+
+/* ---- tests ---- */
+
+static void run_chunks(const struct panel_product *product, struct chunks chunks, int32_t member)
+{
+    run.product = product;
+    run.member = member;
+    run.chunk = chunks.first;
+    run.next_panel = chunks.first * product->chunk_panels;
+    run.values = test_alloc(panel_product_tile_bytes(product->chunk_panels));
+    panel_product_run(product, chunks, member, run.values);
+    CHECK(run.chunk == chunks.first + chunks.count);
+    test_free(run.values);
+}
+
+static void check_each_row_and_panel_once(int32_t num_panels, int32_t num_rows)
+{
+    for (int32_t panel = 0; panel < MAX_PANELS; panel++)
+        for (int32_t row = 0; row < MAX_ROWS; row++) {
+            int expected = panel < num_panels && row < num_rows;
+            CHECK(run.num_products[panel][row] == expected);
+            CHECK(run.num_finishes[panel][row] == expected);
+        }
+}
+
+/* Each member runs its share in two parts, and the last chunk is another's. */
+static void run_all_chunks(const struct panel_product *product, int32_t num_chunks)
+{
+    for (int32_t member = 0; member < product->num_members; member++) {
+        struct chunks share = chunk_range_share(num_chunks, member, product->num_members);
+        int32_t half = share.count / 2, last = share.count > 0;
+        struct chunks parts[] = {{share.first, half},
+                                 {share.first + half, share.count - half - last},
+                                 {share.first + share.count - last, last}};
+        run_chunks(product, parts[0], member);
+        run_chunks(product, parts[1], member);
+        run_chunks(product, parts[2], (member + 1) % product->num_members);
+    }
+}
+
+static void each_panel_meets_each_row_once(enum weight_format format, int32_t num_rows,
+                                           int32_t chunk_panels, int32_t num_members)
+{
+    static char panels[MAX_PANELS * DEPTH * PANEL_COLUMNS * sizeof(float)]; /* of any format */
+    int32_t num_chunks = 12, num_panels = num_chunks * chunk_panels;
+    struct matrix matrix = {.format = format, .num_columns = num_panels * PANEL_COLUMNS - 5,
+                            .depth = DEPTH, .panels = panels};
+    struct activations rows = {.depth = DEPTH};
+    struct panel_product product = {.multiply = write_down_product, .matrix = &matrix,
+                                    .rows = &rows, .num_rows = num_rows,
+                                    .chunk_panels = chunk_panels, .num_members = num_members,
+                                    .finish = write_down_finish, .context = &run};
+    memset(&run, 0, sizeof run);
+    CHECK(panel_product_num_chunks(&product) == num_chunks);
+    run_all_chunks(&product, num_chunks);
+    check_each_row_and_panel_once(num_panels, num_rows);
+}
+
+int main(void)
+{
+    static const int32_t num_rows[] = {1, 7, TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 1,
+                                       2 * TILE_ROWS, 2 * TILE_ROWS + 5, MAX_ROWS};
+    for (int format = 0; format < NUM_WEIGHT_FORMATS; format++)
+        for (size_t i = 0; i < sizeof num_rows / sizeof *num_rows; i++)
+            for (int32_t chunk_panels = 1; chunk_panels <= 3; chunk_panels++)
+                for (int32_t num_members = 1; num_members <= 13; num_members += 4)
+                    each_panel_meets_each_row_once((enum weight_format)format, num_rows[i],
+                                                   chunk_panels, num_members);
+    puts("panel_product: ok");
+    return 0;
+}
