@@ -1,7 +1,7 @@
 """A model's files to packed weights in memory: from the cache if they are there, else by a child.
 
 Runs on the inference thread of the new model. The server itself reads no weights: a fresh
-process packs them (engine/packing_child.py), and they are mapped.
+process packs them (engine/packing_child.py), and they are copied to large pages, or mapped.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ PACKING_CHILD = "realtime_serve.engine.packing_child"
 
 OnProgress: TypeAlias = Callable[[float], None]
 """Told often which share of the packing is done; what it raises ends the packing."""
+
+MAX_COPIED_SHARE = 0.5
+"""Of the free memory, what a copy of the weights may take; greater ones are mapped and shared."""
 
 PROGRESS_INTERVAL_S = 0.1
 """It is told at least this often, however long the child is silent: a stop is not to wait for a
@@ -97,8 +100,8 @@ def cache_directory(cache_dir: str | None) -> Path | None:
 
 
 def _fit_large_pages(nbytes: int) -> bool:
-    """A copy of its own is not worth that the machine has to swap."""
-    return has_large_pages() and nbytes <= free_memory_bytes()
+    """A copy of its own is not worth that a KV cache, or another worker, finds no memory."""
+    return has_large_pages() and nbytes <= MAX_COPIED_SHARE * free_memory_bytes()
 
 
 def _from_cache(
@@ -142,6 +145,11 @@ def _into_memory(
         except PackedFileError as error:
             raise ModelLoadError(
                 f"{checkpoint.path} changed while it was loaded; start again."
+            ) from error
+        except OSError as error:
+            raise ModelLoadError(
+                f"There is no memory for the packed weights ({error.strerror}): let cache_dir be "
+                "a place that can be written to, and they are mapped from there."
             ) from error
 
 

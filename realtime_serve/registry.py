@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from realtime_serve.errors import InvalidRequestError, ModelNotFoundError
-from realtime_serve.model import Model
+from realtime_serve.model import Model, ModelState
 from realtime_serve.native import Lock
 
 LONGEST_ECHO = 100
 """A name from a request is repeated in an error no longer than this."""
+
+
+ENDED = frozenset({ModelState.FAILED, ModelState.UNLOADED})
+"""A model in one of these states serves nobody any more."""
 
 
 class ModelRegistry:
@@ -24,13 +28,14 @@ class ModelRegistry:
         return len(self._models)
 
     def add(self, model: Model) -> None:
-        """Serve a model under its name.
+        """Serve a model under its name, which may be that of one that failed or is unloaded.
 
         Raises:
             InvalidRequestError: The name is taken.
         """
         with self._lock:
-            if model.name in self._models:
+            known = self._models.get(model.name)
+            if known is not None and known.state not in ENDED:
                 raise InvalidRequestError(f"A model named {model.name!r} is served already.")
             self._models[model.name] = model
 

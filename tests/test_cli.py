@@ -16,6 +16,7 @@ from realtime_serve.types import (
     DEVICES,
     DTYPES,
     KV_CACHE_DTYPES,
+    MAX_BATCH_TOKENS,
     MAX_QUEUE_DEPTH,
     MAX_RING_CAPACITY,
     MAX_SPECULATIVE_TOKENS,
@@ -35,7 +36,7 @@ RATE_LIMITS = st.tuples(FRACTIONS, st.none() | COUNTS) | st.just((None, None))
 @st.composite
 def server_configs(draw: st.DrawFn) -> ServerConfig:
     rate_limit_rpm, rate_limit_burst = draw(RATE_LIMITS)
-    max_num_seqs = draw(COUNTS)
+    max_num_seqs = draw(st.integers(1, MAX_BATCH_TOKENS - 100))
     device: Device = draw(st.sampled_from(DEVICES))
     return ServerConfig(
         model=draw(st.none() | TEXTS),

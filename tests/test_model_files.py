@@ -35,6 +35,21 @@ print(*sys.modules)
 """
 
 
+WITHOUT_MEMORY = """
+import sys
+from pathlib import Path
+from realtime_serve.model_files import load_packed
+from realtime_serve.weights import open_checkpoint, packed_file
+
+def no_memory(nbytes):
+    raise OSError(12, "Cannot allocate memory")
+
+packed_file._large_pages = no_memory
+weights = load_packed(open_checkpoint(sys.argv[1]), "q8", sys.argv[2], lambda _: 1 / 0)
+print("mapped" if ".packed" in Path("/proc/self/maps").read_text() else "copied")
+"""
+
+
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.gguf"
@@ -74,6 +89,46 @@ class Load:
 def packed_file(cache: Path) -> Path:
     (path,) = cache.glob("*.packed")
     return path
+
+
+def is_mapped_from(cache: Path) -> bool:
+    return str(packed_file(cache)) in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize(
+    ("share", "has_large_pages", "free_bytes", "is_mapped"),
+    [
+        (False, True, 2**40, False),
+        (True, True, 2**40, True),
+        (False, False, 2**40, True),
+        (False, True, 1000, True),
+    ],
+)
+def test_weights_are_mapped_if_they_are_shared_or_large_pages_are_missing_or_memory_is_short(
+    *,
+    share: bool,
+    has_large_pages: bool,
+    free_bytes: int,
+    is_mapped: bool,
+    model: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_files, "has_large_pages", lambda: has_large_pages)
+    monkeypatch.setattr(model_files, "free_memory_bytes", lambda: free_bytes)
+    checkpoint = open_checkpoint(str(model))
+    weights = load_packed(checkpoint, "q8", str(cache), lambda _: None, share=share)
+    assert is_mapped_from(cache) is is_mapped
+    del weights
+
+
+def test_weights_are_mapped_where_this_process_may_have_no_more_memory_of_its_own(
+    model: Path, cache: Path
+) -> None:
+    Load(model, cache)
+    arguments = [sys.executable, "-c", WITHOUT_MEMORY, str(model), str(cache)]
+    result = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert result.stdout == "mapped\n", result.stderr
 
 
 def test_a_model_is_packed_once(model: Path, cache: Path) -> None:

@@ -279,6 +279,20 @@ def test_a_network_that_cannot_be_built_fails_its_model_only() -> None:
         assert text_of(server.generate("x", model="alphabet", sampling=GREEDY)) == "yz"
 
 
+def test_a_model_takes_the_place_of_one_that_failed() -> None:
+    def explode() -> Alphabet:
+        raise OSError("no such weights")
+
+    with InferenceServer() as server:
+        with pytest.raises(ModelLoadError):
+            server.register_model(ModelConfig(name="x"), network=explode, text=TEXT)
+        config = ModelConfig(name="x")
+        server.register_model(config, network=lambda: Alphabet(TEXT), text=TEXT)
+        assert text_of(server.generate("x", model="x", sampling=GREEDY)) == "yz"
+        with pytest.raises(InvalidRequestError, match="served already"):
+            server.register_model(config, network=lambda: Alphabet(TEXT), text=TEXT)
+
+
 def test_a_failed_model_tells_clients_no_internals_and_keeps_no_requests() -> None:
     def explode() -> Alphabet:
         raise OSError("/secret/path")

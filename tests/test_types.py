@@ -11,6 +11,7 @@ import pytest
 from realtime_serve import _batch_queue, _token_ring
 from realtime_serve.errors import ConfigError, InvalidRequestError
 from realtime_serve.types import (
+    MAX_BATCH_TOKENS,
     MAX_QUEUE_DEPTH,
     MAX_RING_CAPACITY,
     MAX_SPECULATIVE_TOKENS,
@@ -161,6 +162,7 @@ def test_a_port_fits_sixteen_bits(port: int) -> None:
 @pytest.mark.parametrize(
     ("name", "maximum"),
     [
+        ("max_batch_tokens", MAX_BATCH_TOKENS),
         ("max_queue_depth", MAX_QUEUE_DEPTH),
         ("ring_capacity", MAX_RING_CAPACITY),
         ("num_speculative_tokens", MAX_SPECULATIVE_TOKENS),

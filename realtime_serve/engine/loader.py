@@ -85,8 +85,8 @@ def choose_dtype(wanted: DType, device: torch.device = CPU) -> torch.dtype:
 
 
 def _has_native_bfloat16(device: torch.device) -> bool:
-    if device.type != "cpu":
-        return True
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if platform.machine() in {"aarch64", "arm64"}:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     # On x86 that operator says yes to emulation as well, which is slower than float32.

@@ -20,6 +20,7 @@ from realtime_serve.types.settings import CPU_LEVELS as CPU_LEVELS
 from realtime_serve.types.settings import DEVICES as DEVICES
 from realtime_serve.types.settings import DTYPES as DTYPES
 from realtime_serve.types.settings import KV_CACHE_DTYPES as KV_CACHE_DTYPES
+from realtime_serve.types.settings import MAX_BATCH_TOKENS as MAX_BATCH_TOKENS
 from realtime_serve.types.settings import MAX_QUEUE_DEPTH as MAX_QUEUE_DEPTH
 from realtime_serve.types.settings import MAX_RING_CAPACITY as MAX_RING_CAPACITY
 from realtime_serve.types.settings import MAX_SPECULATIVE_TOKENS as MAX_SPECULATIVE_TOKENS

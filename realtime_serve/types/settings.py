@@ -35,6 +35,9 @@ NO_CACHE_DIR = "none"
 MAX_QUEUE_DEPTH = 2**20
 """The native queue's MAX_CAPACITY, repeated: configuring must not load native code."""
 
+MAX_BATCH_TOKENS = 2**16
+"""A step's memory grows with its tokens, and its gains have long ended by then."""
+
 MAX_RING_CAPACITY = 2**20
 """The native ring's MAX_CAPACITY, repeated for the same reason."""
 
@@ -109,7 +112,8 @@ class BatchConfig:
 
     Args:
         max_num_seqs: Most sequences seated in the engine at once.
-        max_batch_tokens: Token budget of one step; a longer prompt is computed in chunks.
+        max_batch_tokens: Token budget of one step; a longer prompt is computed in chunks. At
+            most MAX_BATCH_TOKENS.
         target_itl_ms: While sequences decode, a step takes no more prompt tokens than are
             expected to keep it this short; None sets no such bound.
         num_speculative_tokens: Most tokens to guess ahead of one sequence in a step, while few
@@ -140,6 +144,7 @@ class BatchConfig:
         _check_at_most(
             "num_speculative_tokens", self.num_speculative_tokens, MAX_SPECULATIVE_TOKENS
         )
+        _check_at_most("max_batch_tokens", self.max_batch_tokens, MAX_BATCH_TOKENS)
         _check_at_most("max_queue_depth", self.max_queue_depth, MAX_QUEUE_DEPTH)
         _check_at_most("ring_capacity", self.ring_capacity, MAX_RING_CAPACITY)
         if self.max_batch_tokens < self.max_num_seqs:

@@ -6,7 +6,7 @@
     DIRECTORY/unfinished       what the holder of the lock writes
 
 A file gets its name when it is whole. Who opens one needs no lock, and keeps what it has
-mapped, whatever happens to the name.
+opened, whatever happens to the name.
 """
 
 from __future__ import annotations

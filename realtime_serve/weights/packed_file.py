@@ -219,7 +219,10 @@ def _check_size(descriptor: int, layout: PackedLayout) -> None:
 
 def _copy_packed(descriptor: int, layout: PackedLayout) -> PackedWeights:
     _check_size(descriptor, layout)
-    memory = _large_pages(layout.nbytes)
+    try:
+        memory = _large_pages(layout.nbytes)
+    except OSError:  # there is a limit to this process's own memory: what is shared has none
+        return map_packed(descriptor, layout)
     _read_fully(descriptor, memoryview(memory), 0)
     return _checked(memory, layout)
 

@@ -237,7 +237,7 @@ def test_steps_with_guesses_do_not_make_a_step_without_them_look_dearer() -> Non
 def test_few_prompts_are_spread_and_many_take_what_the_target_allows() -> None:
     budget = learnt(linear(), 16)
     most = budget.max_prompt_tokens(16, MANY)
-    assert 8 * MIN_SPREAD_TOKENS < 8 * most
+    assert 8 * most > 8 * MIN_SPREAD_TOKENS
     assert budget.max_prompt_tokens(16, 10) == MIN_SPREAD_TOKENS
     assert budget.max_prompt_tokens(16, 8 * MIN_SPREAD_TOKENS) == MIN_SPREAD_TOKENS
     assert budget.max_prompt_tokens(16, 8 * (MIN_SPREAD_TOKENS + 1)) == MIN_SPREAD_TOKENS + 1
