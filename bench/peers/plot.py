@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,6 +21,9 @@ from peers.results import Results, product
 COLUMNS = 4
 PANEL_INCHES = (3.6, 2.6)
 COLOURS = {"realtime-serve": "tab:green", "vllm": "tab:orange", "llama.cpp": "tab:blue"}
+TITLE_CHARS = 42
+"""As many as a panel is wide."""
+
 FAINTEST = 0.45
 """Opacity of a product's last precision; its first one is opaque."""
 
@@ -60,7 +64,8 @@ def _draw_bars(panel: Axes, results: Results, metric: Metric) -> None:
     panel.set_yticks(range(len(names)), names, fontsize=6)
     panel.invert_yaxis()
     panel.tick_params(axis="x", labelsize=7)
-    panel.set_title(f"{metric.label}\n{metric.unit}, {metric.better.value} is better", fontsize=7)
+    label = textwrap.fill(metric.label, TITLE_CHARS)
+    panel.set_title(f"{label}\n{metric.unit}, {metric.better.value} is better", fontsize=7)
 
 
 def _opacity(name: str, names: list[str]) -> float:
