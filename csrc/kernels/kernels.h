@@ -9,9 +9,10 @@ gemm_panel KERNEL(gemm_f32), KERNEL(gemm_bf16), KERNEL(gemm_q8), KERNEL(gemm_q4)
 
 store_activations KERNEL(store_f32), KERNEL(store_bf16), KERNEL(store_q8);
 
+swiglu_tile KERNEL(swiglu_f32), KERNEL(swiglu_bf16), KERNEL(swiglu_q8);
+
 void KERNEL(rms_norm)(const float *x, const float *weight, float epsilon, int32_t size, float *out);
 void KERNEL(rotate)(float *head, int32_t head_dim, const float *cosines, const float *sines);
-void KERNEL(swiglu)(const float *gate, const float *up, int32_t count, float *out);
 void KERNEL(add)(float *x, const float *y, int32_t count);
 
 void KERNEL(kv_write_key)(const struct kv_cache *cache, int32_t layer, int32_t head, int32_t block,

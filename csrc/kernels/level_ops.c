@@ -24,9 +24,14 @@ const struct kernel_ops KERNEL(kernel_ops) = {
             [ACTIVATIONS_BF16] = KERNEL(store_bf16),
             [ACTIVATIONS_Q8] = KERNEL(store_q8),
         },
+    .swiglu =
+        {
+            [ACTIVATIONS_F32] = KERNEL(swiglu_f32),
+            [ACTIVATIONS_BF16] = KERNEL(swiglu_bf16),
+            [ACTIVATIONS_Q8] = KERNEL(swiglu_q8),
+        },
     .rms_norm = KERNEL(rms_norm),
     .rotate = KERNEL(rotate),
-    .swiglu = KERNEL(swiglu),
     .add = KERNEL(add),
     .kv_write_key = KERNEL(kv_write_key),
     .kv_write_value = KERNEL(kv_write_value),

@@ -42,6 +42,23 @@ typedef void gemm_panel(const struct matrix *weights, int32_t panel,
 typedef void store_activations(const struct activations *rows, int32_t row, int32_t first_column,
                                const float *values, int32_t count);
 
+/* Some rows of a product's result, and the columns of some panels. */
+struct product_tile {
+    int32_t first_row;
+    int32_t num_rows;
+    int32_t first_panel;
+    int32_t num_panels;
+    int32_t stride; /* floats from a row to the next */
+    float *values;
+};
+
+/* silu(gate) * up of a tile whose two panels are a gate and its up, rounded into the tile's rows of
+ * `rows`, 32 columns from first_column on. gate_bias and up_bias, 32 values each, are added before;
+ * NULL is none. */
+typedef void swiglu_tile(const struct product_tile *tile, const float *gate_bias,
+                         const float *up_bias, const struct activations *rows,
+                         int32_t first_column);
+
 /* A tile of queries of one sequence: rows at consecutive positions, all query heads that share one
  * key-value head. Row i attends to tokens 0 to first_position + i, whose keys and values are in
  * the cache already. */
@@ -72,6 +89,7 @@ struct kernel_ops {
 
     gemm_panel *gemm[NUM_WEIGHT_FORMATS];
     store_activations *store[NUM_ACTIVATION_FORMATS];
+    swiglu_tile *swiglu[NUM_ACTIVATION_FORMATS];
 
     /* out[i] = x[i] * weight[i] / sqrt(mean of x squared + epsilon); out may be x. size is a
      * multiple of 32. */
@@ -80,9 +98,6 @@ struct kernel_ops {
     /* Turn dimension i with dimension i + head_dim / 2 by the angle whose cosine and sine are
      * cosines[i] and sines[i], i < head_dim / 2. In place. */
     void (*rotate)(float *head, int32_t head_dim, const float *cosines, const float *sines);
-
-    /* out[i] = silu(gate[i]) * up[i]; count is a multiple of 32; out may be gate. */
-    void (*swiglu)(const float *gate, const float *up, int32_t count, float *out);
 
     /* x[i] += y[i]; count is a multiple of 32. */
     void (*add)(float *x, const float *y, int32_t count);

@@ -19,16 +19,6 @@
 /* Rows of a tile: the results stay in the first cache, and an AMX kernel takes them at once. */
 #define TILE_ROWS 32
 
-/* Some rows and columns of a product's result. */
-struct product_tile {
-    int32_t first_row;
-    int32_t num_rows; /* 1 to TILE_ROWS */
-    int32_t first_panel;
-    int32_t num_panels;
-    int32_t stride; /* floats from a row to the next: num_panels * PANEL_COLUMNS */
-    float *values;
-};
-
 /* Takes a tile of results over. */
 typedef void finish_product(void *context, const struct product_tile *tile);
 

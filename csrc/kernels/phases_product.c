@@ -32,20 +32,19 @@ static void finish_mlp_output(void *context, const struct product_tile *tile)
 
 /* ---- SwiGLU ---- */
 
-/* 32 columns of the gate, and the same of the up. */
+static const float *biases_from(const float *biases, int32_t column)
+{
+    return biases == NULL ? NULL : biases + column;
+}
+
 static void finish_gate_up(void *context, const struct product_tile *tile)
 {
     struct transformer *this = context;
     const struct transformer_layer *layer = current_layer(this);
     int32_t column = tile->first_panel / GATE_UP_PANELS * PANEL_COLUMNS;
-    for (int32_t i = 0; i < tile->num_rows; i++) {
-        float *gate = row_of(tile->values, i, tile->stride), *up = gate + PANEL_COLUMNS;
-        add_bias(this, gate, layer->gate_bias, column, PANEL_COLUMNS);
-        add_bias(this, up, layer->up_bias, column, PANEL_COLUMNS);
-        this->ops->swiglu(gate, up, PANEL_COLUMNS, gate);
-        this->ops->store[this->activated.format](&this->activated, tile->first_row + i, column,
-                                                 gate, PANEL_COLUMNS);
-    }
+    this->ops->swiglu[this->activated.format](tile, biases_from(layer->gate_bias, column),
+                                              biases_from(layer->up_bias, column),
+                                              &this->activated, column);
 }
 
 /* ---- logits ---- */

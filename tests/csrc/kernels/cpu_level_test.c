@@ -20,10 +20,10 @@ static void check_complete(const struct kernel_ops *ops)
     for (int format = 0; format < NUM_WEIGHT_FORMATS; format++)
         CHECK(ops->gemm[format] != NULL);
     for (int format = 0; format < NUM_ACTIVATION_FORMATS; format++)
-        CHECK(ops->store[format] != NULL);
+        CHECK(ops->store[format] != NULL && ops->swiglu[format] != NULL);
     for (int format = 0; format < NUM_KV_FORMATS; format++)
         CHECK(ops->attend[format] != NULL);
-    CHECK(ops->rms_norm != NULL && ops->rotate != NULL && ops->swiglu != NULL);
+    CHECK(ops->rms_norm != NULL && ops->rotate != NULL);
     CHECK(ops->add != NULL && ops->sample != NULL);
     CHECK(ops->kv_write_key != NULL && ops->kv_write_value != NULL);
 }
