@@ -12,13 +12,10 @@ store_activations KERNEL(store_f32), KERNEL(store_bf16), KERNEL(store_q8);
 swiglu_tile KERNEL(swiglu_f32), KERNEL(swiglu_bf16), KERNEL(swiglu_q8);
 
 void KERNEL(rms_norm)(const float *x, const float *weight, float epsilon, int32_t size, float *out);
-void KERNEL(rotate)(float *head, int32_t head_dim, const float *cosines, const float *sines);
 void KERNEL(add)(float *x, const float *y, int32_t count);
 
-void KERNEL(kv_write_key)(const struct kv_cache *cache, int32_t layer, int32_t head, int32_t block,
-                          int32_t slot, const float *key);
-void KERNEL(kv_write_value)(const struct kv_cache *cache, int32_t layer, int32_t head,
-                            int32_t block, int32_t slot, const float *value);
+rotate_tile KERNEL(rotate);
+kv_write_tile KERNEL(kv_write_keys), KERNEL(kv_write_values);
 
 void KERNEL(attend_f32)(const struct kv_cache *cache, const struct attention_tile *tile,
                         void *scratch);

@@ -1,4 +1,8 @@
-/* kv_write: one token's key and value into their block (kv_cache.h has the layouts).
+/* kv_write: keys and values into their blocks (kv_cache.h has the layouts).
+ *
+ * All formats are words of 32 bits. Keys are [word][token]: a token's words lie a line apart, and
+ * tokens that follow each other in a block are transposed together, line by line (kv_transpose.h).
+ * Values are [tokens of a word][dimension]: a word takes as many tokens as it has parts.
  *
  * The first token of a block clears the other values. They are multiplied by weights of 0 until
  * they are written, and the block's last sequence may have left a NaN there. (Scores of keys that
@@ -6,115 +10,187 @@
  */
 #include "codes.h"
 #include "kernels.h"
+#include "kv_transpose.h"
 #include "vec_bf16.h"
 
-#define ROUNDED_VALUES 32 /* every head_dim is a multiple */
+/* Tokens of a tile that follow each other in a block. */
+struct run {
+    const float *rows; /* of the first token; row_stride floats apart */
+    int32_t row_stride;
+    int32_t head_dim;
+    char *block;
+    int32_t slot; /* of the first token */
+    int32_t num_tokens;
+};
 
-static void write_key_f32(float *block, int32_t head_dim, int32_t slot, const float *key)
+/* Consecutive dimensions of keys, or consecutive tokens of values, that share a word. */
+KERNEL_INLINE int32_t word_parts(enum kv_format format)
 {
-    for (int32_t d = 0; d < head_dim; d++)
-        block[d * KV_BLOCK_TOKENS + slot] = key[d];
+    return format == KV_INT8 ? 4 : format == KV_BF16 ? 2 : 1;
 }
 
-static void write_value_f32(float *block, int32_t head_dim, int32_t slot, const float *value)
+static const float *row_of(const struct run *run, int32_t token)
 {
-    memcpy(block + slot * head_dim, value, (size_t)head_dim * sizeof(float));
+    return run->rows + (size_t)token * (size_t)run->row_stride;
 }
 
-static void round_values(const float *values, bf16 *rounded)
+/* Writes the scales that the format has. The factors make codes of the tokens' values. */
+KERNEL_INLINE uint32_t *begin_words(enum kv_format format, const struct run *run, float *factors)
 {
-    for (int32_t i = 0; i < ROUNDED_VALUES; i += VEC_LANES)
-        vec_store_bf16(rounded + i, vec_load(values + i));
+    if (format != KV_INT8)
+        return (uint32_t *)run->block;
+    for (int32_t i = 0; i < run->num_tokens; i++) {
+        float greatest = codes_greatest(row_of(run, i), run->head_dim);
+        struct code_steps steps = codes_steps(greatest, KV_GREATEST_CODE);
+        ((float *)run->block)[run->slot + i] = steps.scale;
+        factors[i] = steps.factor;
+    }
+    return (uint32_t *)(run->block + KV_SCALES_BYTES);
 }
 
-static void write_key_bf16(bf16 *block, int32_t head_dim, int32_t slot, const float *key)
+/* ---- keys ---- */
+
+/* Some words of a token, in order. */
+KERNEL_INLINE void make_words(enum kv_format format, const float *values, float factor,
+                              int32_t num_words, uint32_t *words)
 {
-    bf16 rounded[ROUNDED_VALUES];
-    for (int32_t first = 0; first < head_dim; first += ROUNDED_VALUES) {
-        round_values(key + first, rounded);
-        bf16 *pairs = block + first * KV_BLOCK_TOKENS + 2 * slot;
-        for (int32_t d = 0; d < ROUNDED_VALUES; d += 2)
-            memcpy(pairs + d * KV_BLOCK_TOKENS, rounded + d, 2 * sizeof(bf16));
+    if (format == KV_F32)
+        memcpy(words, values, (size_t)num_words * sizeof *words);
+    for (int32_t i = 0; format == KV_BF16 && i < 2 * num_words; i += VEC_LANES)
+        vec_store_bf16((bf16 *)words + i, vec_load(values + i));
+    for (int32_t i = 0; format == KV_INT8 && i < 4 * num_words; i += VEC_LANES)
+        codes_store8((int8_t *)words + i, codes_of(vec_load(values + i), factor));
+}
+
+KERNEL_INLINE void write_keys(enum kv_format format, const struct run *run)
+{
+    int32_t num_words = run->head_dim / word_parts(format);
+    float factors[KV_BLOCK_TOKENS] = {0};
+    uint32_t *lines = begin_words(format, run, factors) + run->slot;
+    struct kv_square square;
+    for (int32_t first = 0; first < num_words; first += KV_SQUARE_WORDS) {
+        int32_t rest = num_words - first;
+        int32_t count = rest < KV_SQUARE_WORDS ? rest : KV_SQUARE_WORDS;
+        for (int32_t i = 0; i < run->num_tokens; i++)
+            make_words(format, row_of(run, i) + first * word_parts(format), factors[i], count,
+                       square.words[i]);
+        kv_store_transposed(&square, run->num_tokens, count, lines + first * KV_BLOCK_TOKENS);
     }
 }
 
-static void write_value_bf16(bf16 *block, int32_t head_dim, int32_t slot, const float *value)
+/* ---- values ---- */
+
+/* In the low bits of each lane; the others are 0. */
+KERNEL_INLINE vec_u32 word_part(enum kv_format format, vec values, float factor)
 {
-    bf16 rounded[ROUNDED_VALUES];
-    bf16 *token = block + slot / 2 * 2 * head_dim + slot % 2;
-    for (int32_t first = 0; first < head_dim; first += ROUNDED_VALUES) {
-        round_values(value + first, rounded);
-        for (int32_t d = 0; d < ROUNDED_VALUES; d++)
-            token[2 * (first + d)] = rounded[d];
+    if (format == KV_INT8)
+        return (vec_u32)codes_of(values, factor) & 0xff;
+    return format == KV_BF16 ? vec_round_bf16(values) : (vec_u32)values;
+}
+
+/* One token's parts of the words that it shares with others. */
+KERNEL_INLINE void write_value(enum kv_format format, const float *values, int32_t head_dim,
+                               float factor, int32_t part, uint32_t *words)
+{
+    int32_t part_bits = 32 / word_parts(format);
+    uint32_t others = format == KV_F32 ? 0 : ~(((1u << part_bits % 32) - 1) << part * part_bits);
+    for (int32_t d = 0; d < head_dim; d += VEC_LANES) {
+        vec_u32 stored;
+        memcpy(&stored, words + d, sizeof stored);
+        stored &= others;
+        stored |= word_part(format, vec_load(values + d), factor) << (part * part_bits);
+        memcpy(words + d, &stored, sizeof stored);
     }
 }
 
-/* Stores the scale of a token's values. */
-static float begin_int8(char *block, int32_t head_dim, int32_t slot, const float *values)
+KERNEL_INLINE void write_values(enum kv_format format, const struct run *run)
 {
-    struct code_steps steps = codes_steps(codes_greatest(values, head_dim), KV_GREATEST_CODE);
-    memcpy(block + (size_t)slot * sizeof(float), &steps.scale, sizeof steps.scale);
-    return steps.factor;
-}
-
-static void quantize_values(const float *values, float factor, int8_t *codes)
-{
-    for (int32_t i = 0; i < ROUNDED_VALUES; i += VEC_LANES)
-        codes_store8(codes + i, codes_of(vec_load(values + i), factor));
-}
-
-static void write_key_int8(char *block, int32_t head_dim, int32_t slot, const float *key)
-{
-    int8_t codes[ROUNDED_VALUES];
-    float factor = begin_int8(block, head_dim, slot, key);
-    for (int32_t first = 0; first < head_dim; first += ROUNDED_VALUES) {
-        quantize_values(key + first, factor, codes);
-        char *fours = block + KV_SCALES_BYTES + first * KV_BLOCK_TOKENS + 4 * slot;
-        for (int32_t d = 0; d < ROUNDED_VALUES; d += 4)
-            memcpy(fours + d * KV_BLOCK_TOKENS, codes + d, 4);
+    float factors[KV_BLOCK_TOKENS] = {0};
+    if (run->slot == 0 && run->num_tokens < KV_BLOCK_TOKENS)
+        memset(run->block, 0, kv_block_bytes(format, run->head_dim));
+    uint32_t *words = begin_words(format, run, factors);
+    for (int32_t i = 0; i < run->num_tokens; i++) {
+        int32_t slot = run->slot + i, parts = word_parts(format);
+        write_value(format, row_of(run, i), run->head_dim, factors[i], slot % parts,
+                    words + slot / parts * run->head_dim);
     }
 }
 
-static void write_value_int8(char *block, int32_t head_dim, int32_t slot, const float *value)
+/* ---- tiles ---- */
+
+static int32_t run_length(const int32_t *blocks, const int32_t *positions, int32_t num_rows)
 {
-    int8_t codes[ROUNDED_VALUES];
-    float factor = begin_int8(block, head_dim, slot, value);
-    int8_t *token = (int8_t *)block + KV_SCALES_BYTES + slot / 4 * 4 * head_dim + slot % 4;
-    for (int32_t first = 0; first < head_dim; first += ROUNDED_VALUES) {
-        quantize_values(value + first, factor, codes);
-        for (int32_t d = 0; d < ROUNDED_VALUES; d++)
-            token[4 * (first + d)] = codes[d];
+    int32_t slot = positions[0] % KV_BLOCK_TOKENS, length = 1;
+    while (length < num_rows && slot + length < KV_BLOCK_TOKENS && blocks[length] == blocks[0] &&
+           positions[length] == positions[0] + length)
+        length++;
+    return length;
+}
+
+typedef void write_run(const struct run *run);
+
+/* `blocks_of_head` is block 0 of the layer and head. */
+KERNEL_INLINE void write_tile(const struct kv_cache *cache, char *blocks_of_head,
+                              const int32_t *blocks, const int32_t *positions,
+                              const struct product_tile *tile, write_run *write)
+{
+    size_t segment_bytes = kv_segment_bytes(cache);
+    size_t block_bytes = kv_block_bytes(cache->format, cache->head_dim);
+    struct run run = {.row_stride = tile->stride, .head_dim = cache->head_dim};
+    for (int32_t i = 0; i < tile->num_rows; i += run.num_tokens) {
+        run.rows = tile->values + (size_t)i * (size_t)tile->stride;
+        run.block = blocks_of_head + kv_block_distance(segment_bytes, block_bytes, blocks[i]);
+        run.slot = positions[i] % KV_BLOCK_TOKENS;
+        run.num_tokens = run_length(blocks + i, positions + i, tile->num_rows - i);
+        write(&run);
     }
 }
 
-static void *block_in(void *values, const struct kv_cache *cache, int32_t layer, int32_t head,
-                      int32_t block)
+static void write_keys_f32(const struct run *run)
 {
-    return (char *)values + kv_block_offset(cache, layer, head, block);
+    write_keys(KV_F32, run);
 }
 
-void KERNEL(kv_write_key)(const struct kv_cache *cache, int32_t layer, int32_t head, int32_t block,
-                          int32_t slot, const float *key)
+static void write_keys_bf16(const struct run *run)
 {
-    void *keys = block_in(cache->keys, cache, layer, head, block);
-    if (cache->format == KV_F32)
-        write_key_f32(keys, cache->head_dim, slot, key);
-    else if (cache->format == KV_INT8)
-        write_key_int8(keys, cache->head_dim, slot, key);
-    else
-        write_key_bf16(keys, cache->head_dim, slot, key);
+    write_keys(KV_BF16, run);
 }
 
-void KERNEL(kv_write_value)(const struct kv_cache *cache, int32_t layer, int32_t head,
-                            int32_t block, int32_t slot, const float *value)
+static void write_keys_int8(const struct run *run)
 {
-    void *values = block_in(cache->values, cache, layer, head, block);
-    if (slot == 0)
-        memset(values, 0, kv_block_bytes(cache->format, cache->head_dim));
-    if (cache->format == KV_F32)
-        write_value_f32(values, cache->head_dim, slot, value);
-    else if (cache->format == KV_INT8)
-        write_value_int8(values, cache->head_dim, slot, value);
-    else
-        write_value_bf16(values, cache->head_dim, slot, value);
+    write_keys(KV_INT8, run);
+}
+
+static void write_values_f32(const struct run *run)
+{
+    write_values(KV_F32, run);
+}
+
+static void write_values_bf16(const struct run *run)
+{
+    write_values(KV_BF16, run);
+}
+
+static void write_values_int8(const struct run *run)
+{
+    write_values(KV_INT8, run);
+}
+
+void KERNEL(kv_write_keys)(const struct kv_cache *cache, int32_t layer, int32_t head,
+                           const int32_t *blocks, const int32_t *positions,
+                           const struct product_tile *tile)
+{
+    write_run *const writes[NUM_KV_FORMATS] = {write_keys_f32, write_keys_bf16, write_keys_int8};
+    char *keys = (char *)cache->keys + kv_block_offset(cache, layer, head, 0);
+    write_tile(cache, keys, blocks, positions, tile, writes[cache->format]);
+}
+
+void KERNEL(kv_write_values)(const struct kv_cache *cache, int32_t layer, int32_t head,
+                             const int32_t *blocks, const int32_t *positions,
+                             const struct product_tile *tile)
+{
+    write_run *const writes[NUM_KV_FORMATS] = {write_values_f32, write_values_bf16,
+                                               write_values_int8};
+    char *values = (char *)cache->values + kv_block_offset(cache, layer, head, 0);
+    write_tile(cache, values, blocks, positions, tile, writes[cache->format]);
 }

@@ -33,8 +33,8 @@ const struct kernel_ops KERNEL(kernel_ops) = {
     .rms_norm = KERNEL(rms_norm),
     .rotate = KERNEL(rotate),
     .add = KERNEL(add),
-    .kv_write_key = KERNEL(kv_write_key),
-    .kv_write_value = KERNEL(kv_write_value),
+    .kv_write_keys = KERNEL(kv_write_keys),
+    .kv_write_values = KERNEL(kv_write_values),
     .attend =
         {
             [KV_F32] = KERNEL(attend_f32),

@@ -59,6 +59,19 @@ typedef void swiglu_tile(const struct product_tile *tile, const float *gate_bias
                          const float *up_bias, const struct activations *rows,
                          int32_t first_column);
 
+/* Turn dimension i of each row of a tile, which is a head of some tokens, with dimension
+ * i + head_dim / 2 by the angle whose cosine and sine are cosines[row][i] and sines[row][i],
+ * i < head_dim / 2. The rows of `out`, which may be the tile's, are out_stride floats apart. */
+typedef void rotate_tile(const struct product_tile *tile, const float *cosines, const float *sines,
+                         float *out, int32_t out_stride);
+
+/* Write a tile, a head of the keys or the values of some tokens: row i's to slot
+ * positions[i] % KV_BLOCK_TOKENS of block blocks[i]. A value in slot 0 clears those of the other
+ * slots. Tokens that follow each other in a block cost the least. */
+typedef void kv_write_tile(const struct kv_cache *cache, int32_t layer, int32_t head,
+                           const int32_t *blocks, const int32_t *positions,
+                           const struct product_tile *tile);
+
 /* A tile of queries of one sequence: rows at consecutive positions, all query heads that share one
  * key-value head. Row i attends to tokens 0 to first_position + i, whose keys and values are in
  * the cache already. */
@@ -95,19 +108,13 @@ struct kernel_ops {
      * multiple of 32. */
     void (*rms_norm)(const float *x, const float *weight, float epsilon, int32_t size, float *out);
 
-    /* Turn dimension i with dimension i + head_dim / 2 by the angle whose cosine and sine are
-     * cosines[i] and sines[i], i < head_dim / 2. In place. */
-    void (*rotate)(float *head, int32_t head_dim, const float *cosines, const float *sines);
+    rotate_tile *rotate;
 
     /* x[i] += y[i]; count is a multiple of 32. */
     void (*add)(float *x, const float *y, int32_t count);
 
-    /* Write one token's key and value, head_dim floats each. A value in slot 0 clears those of the
-     * other slots. */
-    void (*kv_write_key)(const struct kv_cache *cache, int32_t layer, int32_t head, int32_t block,
-                         int32_t slot, const float *key);
-    void (*kv_write_value)(const struct kv_cache *cache, int32_t layer, int32_t head,
-                           int32_t block, int32_t slot, const float *value);
+    kv_write_tile *kv_write_keys;
+    kv_write_tile *kv_write_values;
 
     /* softmax(q k / sqrt(head_dim)) v for a tile. `scratch` has attention_scratch_bytes(). */
     void (*attend[NUM_KV_FORMATS])(const struct kv_cache *cache, const struct attention_tile *tile,

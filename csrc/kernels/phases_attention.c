@@ -1,70 +1,73 @@
 /* The phases of attention: queries, keys and values of each head, then the tiles. */
-#include <string.h>
+#include <stddef.h>
 
 #include "transformer_state.h"
 
-static void normalize_head(const struct transformer *this, const float *norm, float *head)
+static void normalize_heads(const struct transformer *this, const float *norm,
+                            const struct product_tile *tile)
 {
     const struct transformer_shape *shape = &this->weights.shape;
-    if (norm != NULL)
+    if (norm == NULL)
+        return;
+    for (int32_t i = 0; i < tile->num_rows; i++) {
+        float *head = row_of(tile->values, i, tile->stride);
         this->ops->rms_norm(head, norm, shape->rms_norm_epsilon, shape->head_dim, head);
+    }
 }
 
-static void rotate_head(const struct transformer *this, int32_t row, float *head)
+static void rotate_heads(const struct transformer *this, const struct product_tile *tile,
+                         float *out, int32_t out_stride)
 {
     int32_t num_angles = this->weights.shape.head_dim / 2;
-    this->ops->rotate(head, this->weights.shape.head_dim, row_of(this->cosines, row, num_angles),
-                      row_of(this->sines, row, num_angles));
+    this->ops->rotate(tile, row_of(this->cosines, tile->first_row, num_angles),
+                      row_of(this->sines, tile->first_row, num_angles), out, out_stride);
 }
 
-static void finish_query(const struct transformer *this, int32_t row, float *query)
+/* Queries go where attention reads them. */
+static void finish_queries(const struct transformer *this, int32_t head,
+                           const struct product_tile *tile)
 {
-    normalize_head(this, current_layer(this)->query_norm, query);
-    rotate_head(this, row, query);
+    int32_t width = queries_width(&this->weights.shape);
+    float *queries = row_of(this->queries, tile->first_row, width);
+    normalize_heads(this, current_layer(this)->query_norm, tile);
+    rotate_heads(this, tile, queries + head * this->weights.shape.head_dim, width);
 }
 
-static void finish_key(const struct transformer *this, int32_t head, int32_t row, float *key)
+static void write_heads(const struct transformer *this, kv_write_tile *write, int32_t head,
+                        const struct product_tile *tile)
 {
-    normalize_head(this, current_layer(this)->key_norm, key);
-    rotate_head(this, row, key);
-    this->ops->kv_write_key(this->cache, this->layer, head, this->blocks[row],
-                            this->positions[row] % KV_BLOCK_TOKENS, key);
+    write(this->cache, this->layer, head, this->blocks + tile->first_row,
+          this->positions + tile->first_row, tile);
 }
 
-static void finish_value(const struct transformer *this, int32_t head, int32_t row,
-                         const float *value)
+static void finish_keys(const struct transformer *this, int32_t head,
+                        const struct product_tile *tile)
 {
-    this->ops->kv_write_value(this->cache, this->layer, head, this->blocks[row],
-                              this->positions[row] % KV_BLOCK_TOKENS, value);
+    normalize_heads(this, current_layer(this)->key_norm, tile);
+    rotate_heads(this, tile, tile->values, tile->stride);
+    write_heads(this, this->ops->kv_write_keys, head, tile);
 }
 
-/* One row of one head of qkv: queries go where attention reads them, keys and values to the
- * cache. */
-static void finish_head(const struct transformer *this, int32_t head, int32_t row, float *values)
+static void add_biases(const struct transformer *this, const struct product_tile *tile)
 {
-    const struct transformer_shape *shape = &this->weights.shape;
-    size_t head_bytes = (size_t)shape->head_dim * sizeof(float);
-    if (head < shape->num_heads) {
-        finish_query(this, row, values);
-        memcpy(row_of(this->queries, row, queries_width(shape)) + head * shape->head_dim, values,
-               head_bytes);
-    } else if (head < shape->num_heads + shape->num_kv_heads) {
-        finish_key(this, head - shape->num_heads, row, values);
-    } else {
-        finish_value(this, head - shape->num_heads - shape->num_kv_heads, row, values);
-    }
+    for (int32_t i = 0; i < tile->num_rows; i++)
+        add_bias(this, row_of(tile->values, i, tile->stride), current_layer(this)->qkv_bias,
+                 tile->first_panel * PANEL_COLUMNS, tile->num_panels * PANEL_COLUMNS);
 }
 
 void finish_head_tile(void *context, const struct product_tile *tile)
 {
     struct transformer *this = context;
-    int32_t head_dim = this->weights.shape.head_dim;
-    int32_t first_column = tile->first_panel * PANEL_COLUMNS;
-    for (int32_t i = 0; i < tile->num_rows; i++) {
-        float *values = row_of(tile->values, i, tile->stride);
-        add_bias(this, values, current_layer(this)->qkv_bias, first_column, head_dim);
-        finish_head(this, first_column / head_dim, tile->first_row + i, values);
-    }
+    const struct transformer_shape *shape = &this->weights.shape;
+    int32_t head = tile->first_panel / tile->num_panels;
+    int32_t kv_head = head - shape->num_heads;
+    add_biases(this, tile);
+    if (kv_head < 0)
+        finish_queries(this, head, tile);
+    else if (kv_head < shape->num_kv_heads)
+        finish_keys(this, kv_head, tile);
+    else
+        write_heads(this, this->ops->kv_write_values, kv_head - shape->num_kv_heads, tile);
 }
 
 static void attend_tile(struct transformer *this, int32_t chunk, void *scratch)

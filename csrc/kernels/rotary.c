@@ -5,15 +5,29 @@
 #include "kernels.h"
 #include "vec.h"
 
-void KERNEL(rotate)(float *head, int32_t head_dim, const float *cosines, const float *sines)
+KERNEL_INLINE void rotate_head(const float *head, int32_t half, const float *cosines,
+                               const float *sines, float *out)
 {
-    int32_t half = head_dim / 2;
     for (int32_t i = 0; i < half; i += VEC_LANES) {
         vec x = vec_load(head + i);
         vec y = vec_load(head + half + i);
         vec cosine = vec_load(cosines + i);
         vec sine = vec_load(sines + i);
-        vec_store(head + i, vec_fma(x, cosine, -(y * sine)));
-        vec_store(head + half + i, vec_fma(y, cosine, x * sine));
+        vec_store(out + i, vec_fma(x, cosine, -(y * sine)));
+        vec_store(out + half + i, vec_fma(y, cosine, x * sine));
+    }
+}
+
+void KERNEL(rotate)(const struct product_tile *tile, const float *cosines, const float *sines,
+                    float *out, int32_t out_stride)
+{
+    int32_t half = tile->num_panels * PANEL_COLUMNS / 2;
+    const float *head = tile->values;
+    for (int32_t row = 0; row < tile->num_rows; row++) {
+        rotate_head(head, half, cosines, sines, out);
+        head += tile->stride;
+        cosines += half;
+        sines += half;
+        out += out_stride;
     }
 }

@@ -7,19 +7,28 @@
 
 typedef uint16_t vec_u16 __attribute__((vector_size(2 * VEC_LANES)));
 
-/* Rounds each lane as bf16_from_float does. */
-KERNEL_INLINE void vec_store_bf16(bf16 *values, vec vector)
+/* Rounds each lane as bf16_from_float does, into its low 16 bits; the others are 0. */
+KERNEL_INLINE vec_u32 vec_round_bf16(vec vector)
 {
 #if defined(__AVX512BF16__)
-    __m256bh rounded = _mm512_cvtneps_pbh((__m512)vector);
+    return (vec_u32)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)vector));
 #else
     vec_u32 bits = (vec_u32)vector;
     vec_u32 nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     vec_u32 is_nan = (vec_u32)(vector != vector);
     vec_u32 is_subnormal = (vec_u32)((bits & 0x7f800000) == 0);
     nearest = (nearest & ~is_nan) | (((bits >> 16) | 0x40) & is_nan);
-    nearest = (nearest & ~is_subnormal) | ((bits >> 16) & 0x8000 & is_subnormal);
-    vec_u16 rounded = __builtin_convertvector(nearest, vec_u16);
+    return (nearest & ~is_subnormal) | ((bits >> 16) & 0x8000 & is_subnormal);
+#endif
+}
+
+/* Rounds each lane likewise. */
+KERNEL_INLINE void vec_store_bf16(bf16 *values, vec vector)
+{
+#if defined(__AVX512BF16__)
+    __m256bh rounded = _mm512_cvtneps_pbh((__m512)vector);
+#else
+    vec_u16 rounded = __builtin_convertvector(vec_round_bf16(vector), vec_u16);
 #endif
     memcpy(values, &rounded, sizeof rounded);
 }

@@ -78,6 +78,14 @@ static void free_sequence(struct sequence *sequence)
     test_free(sequence->keys), test_free(sequence->values);
 }
 
+/* A tile of one token. */
+static struct product_tile tile_of(const struct sequence *sequence, float *values)
+{
+    return (struct product_tile){.num_rows = 1,
+                                 .num_panels = sequence->cache.head_dim / PANEL_COLUMNS,
+                                 .stride = sequence->cache.head_dim, .values = values};
+}
+
 /* Give a token the key and value that stand in sequence->keys and sequence->values. */
 static void write_token(struct sequence *sequence, int32_t token)
 {
@@ -85,8 +93,9 @@ static void write_token(struct sequence *sequence, int32_t token)
     int32_t block = sequence->block_table[token / KV_BLOCK_TOKENS];
     float *key = sequence->keys + (size_t)token * (size_t)head_dim;
     float *value = sequence->values + (size_t)token * (size_t)head_dim;
-    KERNEL(kv_write_key)(&sequence->cache, LAYER, HEAD, block, token % KV_BLOCK_TOKENS, key);
-    KERNEL(kv_write_value)(&sequence->cache, LAYER, HEAD, block, token % KV_BLOCK_TOKENS, value);
+    struct product_tile key_tile = tile_of(sequence, key), value_tile = tile_of(sequence, value);
+    KERNEL(kv_write_keys)(&sequence->cache, LAYER, HEAD, &block, &token, &key_tile);
+    KERNEL(kv_write_values)(&sequence->cache, LAYER, HEAD, &block, &token, &value_tile);
     round_token(sequence->cache.format, key, head_dim);
     round_token(sequence->cache.format, value, head_dim);
 }

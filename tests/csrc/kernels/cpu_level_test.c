@@ -25,7 +25,7 @@ static void check_complete(const struct kernel_ops *ops)
         CHECK(ops->attend[format] != NULL);
     CHECK(ops->rms_norm != NULL && ops->rotate != NULL);
     CHECK(ops->add != NULL && ops->sample != NULL);
-    CHECK(ops->kv_write_key != NULL && ops->kv_write_value != NULL);
+    CHECK(ops->kv_write_keys != NULL && ops->kv_write_values != NULL);
 }
 
 int main(void)

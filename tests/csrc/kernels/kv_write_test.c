@@ -137,6 +137,24 @@ static void check_same(const struct kv_cache *cache, const void *expected, const
     }
 }
 
+/* Keys or values, one after the other. */
+static struct product_tile tile_of(const struct kv_cache *cache, int32_t num_rows,
+                                   const float *values)
+{
+    return (struct product_tile){.num_rows = num_rows,
+                                 .num_panels = cache->head_dim / PANEL_COLUMNS,
+                                 .stride = cache->head_dim, .values = (float *)values};
+}
+
+static void write_token(const struct kv_cache *cache, struct place place, const float *key,
+                        const float *value)
+{
+    struct product_tile keys = tile_of(cache, 1, key), values = tile_of(cache, 1, value);
+    int32_t position = 5 * KV_BLOCK_TOKENS + place.slot;
+    KERNEL(kv_write_keys)(cache, place.layer, place.head, &place.block, &position, &keys);
+    KERNEL(kv_write_values)(cache, place.layer, place.head, &place.block, &position, &values);
+}
+
 static void check_token(struct kv_cache *cache, struct place place, const float *key,
                         const float *value)
 {
@@ -151,8 +169,7 @@ static void check_token(struct kv_cache *cache, struct place place, const float 
         put_codes(cache, place, key, value, keys, values);
     else
         put_floats(cache, place, key, value, keys, values);
-    KERNEL(kv_write_key)(cache, place.layer, place.head, place.block, place.slot, key);
-    KERNEL(kv_write_value)(cache, place.layer, place.head, place.block, place.slot, value);
+    write_token(cache, place, key, value);
     check_same(cache, keys, cache->keys);
     check_same(cache, values, cache->values);
     free(keys), free(values);
@@ -213,7 +230,7 @@ static void codes_are_the_nearest_whole_numbers_ties_to_even(void)
     float *key = test_alloc_floats(HEAD_DIM, 0, 0);
     for (int32_t i = 0; i < NUM_STEPS; i++)
         key[i] = steps[i] * 0x1p-5f;
-    KERNEL(kv_write_key)(&cache, 0, 0, 0, 0, key);
+    write_token(&cache, (struct place){0, 0, 0, 0}, key, key);
     CHECK(((float *)cache.keys)[0] == 0x1p-5f);
     for (int32_t i = 0; i < NUM_STEPS; i++)
         CHECK(((int8_t *)cache.keys)[64 + i / 4 * 64 + i % 4] == expected[i]);
@@ -221,13 +238,72 @@ static void codes_are_the_nearest_whole_numbers_ties_to_even(void)
     free_cache(&cache);
 }
 
+/* ---- tiles ---- */
+
+#define TILE_ROWS 32
+
+struct tokens {
+    int32_t blocks[TILE_ROWS];
+    int32_t positions[TILE_ROWS];
+};
+
+/* Stretches of up to `longest` tokens of a sequence, each in blocks of its own. */
+static struct tokens stretches_of(int32_t longest)
+{
+    struct tokens tokens;
+    int32_t row = 0, block = 0;
+    while (row < TILE_ROWS) {
+        int32_t position = test_below(3 * KV_BLOCK_TOKENS), end = row + 1 + test_below(longest);
+        block++;
+        for (; row < end && row < TILE_ROWS; row++, position++) {
+            block += position % KV_BLOCK_TOKENS == 0;
+            tokens.blocks[row] = block * 5 % NUM_BLOCKS;
+            tokens.positions[row] = position;
+        }
+    }
+    return tokens;
+}
+
+static void write_tile(const struct kv_cache *cache, const struct tokens *tokens, int32_t num_rows,
+                       const float *keys, const float *values)
+{
+    struct product_tile key_tile = tile_of(cache, num_rows, keys);
+    struct product_tile value_tile = tile_of(cache, num_rows, values);
+    KERNEL(kv_write_keys)(cache, 1, 0, tokens->blocks, tokens->positions, &key_tile);
+    KERNEL(kv_write_values)(cache, 1, 0, tokens->blocks, tokens->positions, &value_tile);
+}
+
+static void a_tile_leaves_what_its_tokens_leave_one_by_one(enum kv_format format,
+                                                           int32_t head_dim, int32_t longest)
+{
+    struct kv_cache one_by_one = new_cache(format, head_dim), at_once = new_cache(format, head_dim);
+    size_t count = (size_t)(TILE_ROWS * head_dim), size = kv_cache_bytes(&at_once);
+    float *keys = test_alloc_floats(count, -4, 4), *values = test_alloc_floats(count, -4, 4);
+    struct tokens tokens = stretches_of(longest);
+    int32_t num_rows = TILE_ROWS - test_below(4);
+    for (int32_t i = 0; i < num_rows; i++) {
+        struct place place = {1, 0, tokens.blocks[i], tokens.positions[i] % KV_BLOCK_TOKENS};
+        write_token(&one_by_one, place, keys + i * head_dim, values + i * head_dim);
+    }
+    write_tile(&at_once, &tokens, num_rows, keys, values);
+    CHECK(memcmp(one_by_one.keys, at_once.keys, size) == 0);
+    CHECK(memcmp(one_by_one.values, at_once.values, size) == 0);
+    test_free(keys), test_free(values);
+    free_cache(&one_by_one), free_cache(&at_once);
+}
+
 int main(void)
 {
     kernel_test_begin();
     for (int32_t head_dim = 32; head_dim <= MAX_HEAD_DIM; head_dim += 32) {
-        a_token_changes_its_own_values_and_no_others(KV_F32, head_dim);
-        a_token_changes_its_own_values_and_no_others(KV_BF16, head_dim);
-        a_token_changes_its_own_values_and_no_others(KV_INT8, head_dim);
+        for (int i = 0; i < NUM_KV_FORMATS; i++) {
+            enum kv_format format = (enum kv_format)i;
+            a_token_changes_its_own_values_and_no_others(format, head_dim);
+            a_tile_leaves_what_its_tokens_leave_one_by_one(format, head_dim, 1);
+            a_tile_leaves_what_its_tokens_leave_one_by_one(format, head_dim, 5);
+            a_tile_leaves_what_its_tokens_leave_one_by_one(format, head_dim, 20);
+            a_tile_leaves_what_its_tokens_leave_one_by_one(format, head_dim, TILE_ROWS);
+        }
     }
     special_values_are_rounded_as_one_by_one();
     tokens_of_special_values_have_codes_that_say_so();
