@@ -14,6 +14,7 @@ swiglu_tile KERNEL(swiglu_f32), KERNEL(swiglu_bf16), KERNEL(swiglu_q8);
 void KERNEL(rms_norm)(const float *x, const float *weight, float epsilon, int32_t size, float *out);
 void KERNEL(add)(float *x, const float *y, int32_t count);
 
+add_product_tile KERNEL(add_tile);
 rotate_tile KERNEL(rotate);
 kv_write_tile KERNEL(kv_write_keys), KERNEL(kv_write_values);
 

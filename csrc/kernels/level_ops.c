@@ -32,6 +32,7 @@ const struct kernel_ops KERNEL(kernel_ops) = {
         },
     .rms_norm = KERNEL(rms_norm),
     .rotate = KERNEL(rotate),
+    .add_tile = KERNEL(add_tile),
     .add = KERNEL(add),
     .kv_write_keys = KERNEL(kv_write_keys),
     .kv_write_values = KERNEL(kv_write_values),

@@ -59,6 +59,11 @@ typedef void swiglu_tile(const struct product_tile *tile, const float *gate_bias
                          const float *up_bias, const struct activations *rows,
                          int32_t first_column);
 
+/* Add a tile to its rows and columns of `sums`, whose rows are `width` floats. Before, `biases`, of
+ * all columns, are added to the tile; NULL is none. */
+typedef void add_product_tile(const struct product_tile *tile, const float *biases, float *sums,
+                              int32_t width);
+
 /* Turn dimension i of each row of a tile, which is a head of some tokens, with dimension
  * i + head_dim / 2 by the angle whose cosine and sine are cosines[row][i] and sines[row][i],
  * i < head_dim / 2. The rows of `out`, which may be the tile's, are out_stride floats apart. */
@@ -109,6 +114,7 @@ struct kernel_ops {
     void (*rms_norm)(const float *x, const float *weight, float epsilon, int32_t size, float *out);
 
     rotate_tile *rotate;
+    add_product_tile *add_tile;
 
     /* x[i] += y[i]; count is a multiple of 32. */
     void (*add)(float *x, const float *y, int32_t count);

@@ -6,16 +6,9 @@
 /* ---- products that are added to the residual stream ---- */
 
 static void add_to_rows(struct transformer *this, const struct product_tile *tile,
-                        const float *bias)
+                        const float *biases)
 {
-    int32_t width = this->weights.shape.hidden_size, column = tile->first_panel * PANEL_COLUMNS;
-    int32_t num_columns = tile->num_panels * PANEL_COLUMNS;
-    for (int32_t i = 0; i < tile->num_rows; i++) {
-        float *values = row_of(tile->values, i, tile->stride);
-        add_bias(this, values, bias, column, num_columns);
-        this->ops->add(row_of(this->hidden, tile->first_row + i, width) + column, values,
-                       num_columns);
-    }
+    this->ops->add_tile(tile, biases, this->hidden, this->weights.shape.hidden_size);
 }
 
 static void finish_attention_output(void *context, const struct product_tile *tile)

@@ -22,12 +22,9 @@ void KERNEL(rotate)(const struct product_tile *tile, const float *cosines, const
                     float *out, int32_t out_stride)
 {
     int32_t half = tile->num_panels * PANEL_COLUMNS / 2;
-    const float *head = tile->values;
-    for (int32_t row = 0; row < tile->num_rows; row++) {
-        rotate_head(head, half, cosines, sines, out);
-        head += tile->stride;
-        cosines += half;
-        sines += half;
-        out += out_stride;
+    for (int32_t i = 0; i < tile->num_rows; i++) {
+        size_t row = (size_t)i, angles = row * (size_t)half;
+        rotate_head(tile->values + row * (size_t)tile->stride, half, cosines + angles,
+                    sines + angles, out + row * (size_t)out_stride);
     }
 }

@@ -24,7 +24,7 @@ static void check_complete(const struct kernel_ops *ops)
     for (int format = 0; format < NUM_KV_FORMATS; format++)
         CHECK(ops->attend[format] != NULL);
     CHECK(ops->rms_norm != NULL && ops->rotate != NULL);
-    CHECK(ops->add != NULL && ops->sample != NULL);
+    CHECK(ops->add != NULL && ops->add_tile != NULL && ops->sample != NULL);
     CHECK(ops->kv_write_keys != NULL && ops->kv_write_values != NULL);
 }
 
