@@ -49,21 +49,35 @@ static void multiply_tile(const struct panel_product *product, const struct prod
                           tile->num_rows, tile->values + i * PANEL_COLUMNS, tile->stride, prefetch);
 }
 
-static void run_chunk(const struct panel_product *product, int32_t chunk, int32_t member,
-                      float *values)
+/* The rows of a chunk from first_row on, with memory for their results. */
+static struct product_tile tile_of(const struct panel_product *product, int32_t chunk,
+                                   int32_t first_row, float *values)
 {
-    struct panel_prefetch prefetch = fetch_next(product, chunk, member);
     struct product_tile tile = {
+        .first_row = first_row,
+        .num_rows = lesser(TILE_ROWS, product->num_rows - first_row),
         .first_panel = chunk * product->chunk_panels,
         .num_panels = product->chunk_panels,
         .stride = product->chunk_panels * PANEL_COLUMNS,
         .values = values,
     };
+    if (product->finish == NULL) {
+        tile.stride = product->out_stride;
+        tile.values = product->out + (size_t)first_row * (size_t)tile.stride +
+                      (size_t)tile.first_panel * PANEL_COLUMNS;
+    }
+    return tile;
+}
+
+static void run_chunk(const struct panel_product *product, int32_t chunk, int32_t member,
+                      float *values)
+{
+    struct panel_prefetch prefetch = fetch_next(product, chunk, member);
     for (int32_t row = 0; row < product->num_rows; row += TILE_ROWS) {
-        tile.first_row = row;
-        tile.num_rows = lesser(TILE_ROWS, product->num_rows - row);
+        struct product_tile tile = tile_of(product, chunk, row, values);
         multiply_tile(product, &tile, &prefetch);
-        product->finish(product->context, &tile);
+        if (product->finish != NULL)
+            product->finish(product->context, &tile);
     }
 }
 

@@ -8,6 +8,8 @@
  *       multiply
  *       finish               the tile of results, while it is in the first cache
  *
+ * A product without an end goes to where its results stay at once.
+ *
  * and fetches its next chunk meanwhile (panel_prefetch.h). The order changes no bit of a result.
  */
 #ifndef REALTIME_SERVE_PANEL_PRODUCT_H
@@ -29,8 +31,10 @@ struct panel_product {
     int32_t num_rows;
     int32_t chunk_panels; /* divides the number of panels */
     int32_t num_members; /* of the pool, that take part */
-    finish_product *finish;
-    void *context; /* for `finish` */
+    finish_product *finish; /* NULL: results stay in `out` */
+    void *context;          /* for `finish` */
+    float *out;
+    int32_t out_stride; /* floats from a row to the next */
 };
 
 /* Bytes of a tile of results. */
@@ -40,7 +44,7 @@ size_t panel_product_tile_bytes(int32_t chunk_panels);
 int32_t panel_product_num_chunks(const struct panel_product *product);
 
 /* Multiply all rows with the panels of some chunks. `values` is memory for a tile of results, the
- * member's own. */
+ * member's own; without `finish` it is not used. */
 void panel_product_run(const struct panel_product *product, struct chunks chunks, int32_t member,
                        float *values);
 

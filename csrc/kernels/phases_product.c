@@ -1,5 +1,5 @@
-/* The phases that are matrix products with an end of their own: residual, SwiGLU, logits. */
-#include <string.h>
+/* The phases that are matrix products with an end of their own: residual, SwiGLU. */
+#include <stddef.h>
 
 #include "transformer_state.h"
 
@@ -38,17 +38,6 @@ static void finish_gate_up(void *context, const struct product_tile *tile)
     this->ops->swiglu[this->activated.format](tile, biases_from(layer->gate_bias, column),
                                               biases_from(layer->up_bias, column),
                                               &this->activated, column);
-}
-
-/* ---- logits ---- */
-
-static void finish_logits(void *context, const struct product_tile *tile)
-{
-    struct transformer *this = context;
-    size_t num_bytes = (size_t)tile->num_panels * PANEL_COLUMNS * sizeof(float);
-    for (int32_t i = 0; i < tile->num_rows; i++)
-        memcpy(transformer_logits(this, tile->first_row + i) + tile->first_panel * PANEL_COLUMNS,
-               row_of(tile->values, i, tile->stride), num_bytes);
 }
 
 /* ---- products ---- */
@@ -95,7 +84,10 @@ struct panel_product mlp_output_product(struct transformer *this)
 
 struct panel_product logits_product(struct transformer *this)
 {
-    return product_of(this, &this->weights.head, &this->inputs, finish_logits);
+    struct panel_product product = product_of(this, &this->weights.head, &this->inputs, NULL);
+    product.out = this->logits;
+    product.out_stride = (int32_t)this->logits_stride;
+    return product;
 }
 
 void multiply_panels(void *context, struct chunks chunks, int32_t member)

@@ -75,22 +75,40 @@ static void write_results(int32_t panel, int32_t first_row, int32_t num_rows, fl
     }
 }
 
+/* After a tile comes that of the next rows, or the next chunk's first. */
+static void go_on(int32_t num_rows)
+{
+    run.next_row += num_rows;
+    if (run.next_row == run.product->num_rows) {
+        run.next_row = 0;
+        run.chunk++;
+    }
+    run.next_panel = run.chunk * run.product->chunk_panels;
+}
+
 static void write_down_product(const struct matrix *weights, int32_t panel,
                                const struct activations *rows, int32_t first_row, int32_t num_rows,
                                float *out, int32_t out_stride, struct panel_prefetch *prefetch)
 {
     int32_t chunk_panels = run.product->chunk_panels, first_panel = run.chunk * chunk_panels;
-    bool is_last = panel + 1 == first_panel + chunk_panels &&
-                   first_row + num_rows == run.product->num_rows;
+    bool is_last_panel = panel + 1 == first_panel + chunk_panels;
+    bool is_last = is_last_panel && first_row + num_rows == run.product->num_rows;
     CHECK(weights == run.product->matrix && rows == run.product->rows);
     CHECK(panel == run.next_panel++ && first_row == run.next_row && num_rows == tile_rows());
-    CHECK(out == run.values + (panel - first_panel) * PANEL_COLUMNS);
-    CHECK(out_stride == chunk_panels * PANEL_COLUMNS);
+    if (run.product->finish == NULL) {
+        CHECK(out == run.product->out + first_row * out_stride + panel * PANEL_COLUMNS);
+        CHECK(out_stride == run.product->out_stride);
+    } else {
+        CHECK(out == run.values + (panel - first_panel) * PANEL_COLUMNS);
+        CHECK(out_stride == chunk_panels * PANEL_COLUMNS);
+    }
     check_prefetch(prefetch, panel == first_panel);
     for (int32_t group = 0; group < DEPTH / GROUP_SIZE; group++)
         panel_prefetch_advance(prefetch);
     CHECK(!is_last || prefetch->next == prefetch->end);
     write_results(panel, first_row, num_rows, out, out_stride);
+    if (is_last_panel && run.product->finish == NULL)
+        go_on(num_rows);
 }
 
 static void check_results(const struct product_tile *tile)
@@ -119,12 +137,7 @@ static void write_down_finish(void *context, const struct product_tile *tile)
     for (int32_t panel = 0; panel < tile->num_panels; panel++)
         for (int32_t row = 0; row < tile->num_rows; row++)
             run.num_finishes[tile->first_panel + panel][tile->first_row + row]++;
-    run.next_row += tile->num_rows;
-    if (run.next_row == run.product->num_rows) {
-        run.next_row = 0;
-        run.chunk++;
-    }
-    run.next_panel = run.chunk * run.product->chunk_panels;
+    go_on(tile->num_rows);
 }
 
 /* ---- tests ---- */
@@ -166,6 +179,34 @@ static void run_all_chunks(const struct panel_product *product, int32_t num_chun
     }
 }
 
+static void check_out(const struct panel_product *product, int32_t num_panels)
+{
+    for (int32_t row = 0; row < product->num_rows; row++)
+        for (int32_t i = 0; i < product->out_stride; i++) {
+            float found = product->out[row * product->out_stride + i];
+            int32_t panel = i / PANEL_COLUMNS;
+            if (panel < num_panels)
+                CHECK(found == result(panel, row, i % PANEL_COLUMNS));
+            else
+                CHECK(isnan(found)); /* nobody wrote it */
+        }
+}
+
+/* Without an end results stay in memory of the caller's, whose rows are a line longer. */
+static void results_stay_where_they_are_without_an_end(struct panel_product product,
+                                                       int32_t num_chunks)
+{
+    int32_t num_panels = num_chunks * product.chunk_panels;
+    product.finish = NULL;
+    product.context = NULL;
+    product.out_stride = num_panels * PANEL_COLUMNS + 16;
+    product.out = test_alloc((size_t)(product.num_rows * product.out_stride) * sizeof(float));
+    memset(&run, 0, sizeof run);
+    run_all_chunks(&product, num_chunks);
+    check_out(&product, num_panels);
+    test_free(product.out);
+}
+
 static void each_panel_meets_each_row_once(enum weight_format format, int32_t num_rows,
                                            int32_t chunk_panels, int32_t num_members)
 {
@@ -182,6 +223,7 @@ static void each_panel_meets_each_row_once(enum weight_format format, int32_t nu
     CHECK(panel_product_num_chunks(&product) == num_chunks);
     run_all_chunks(&product, num_chunks);
     check_each_row_and_panel_once(num_panels, num_rows);
+    results_stay_where_they_are_without_an_end(product, num_chunks);
 }
 
 int main(void)
