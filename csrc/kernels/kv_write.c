@@ -151,8 +151,8 @@ static char *block_at(const struct blocks *blocks, int32_t block)
     return blocks->first + kv_block_distance(blocks->segment_bytes, blocks->block_bytes, block);
 }
 
-/* A whole block: a key goes to all its lines, and attention is going to read those of values. 64
- * sequences' rows take 4 % less of a decoding step so. */
+/* A whole block: a key goes to all its lines, and attention is going to read those of values. A
+ * decoding step of 64 sequences takes 4 % less time so. */
 static void prefetch_block(const struct blocks *blocks, int32_t block)
 {
     const char *lines = block_at(blocks, block);
