@@ -21,6 +21,7 @@ from realtime_serve.text.model import TextModel, load_gguf_text, load_hf_text
 from realtime_serve.types import BatchConfig, MemoryShare, ModelConfig
 from realtime_serve.weights.checkpoint import Checkpoint, open_checkpoint
 from realtime_serve.worker import EngineLoader, Notify
+from realtime_serve.worker_processes import num_worker_processes
 
 if TYPE_CHECKING:  # torch stays out of a server that needs none
     from realtime_serve.nn.interface import CausalLM
@@ -139,6 +140,7 @@ def _build_engine(
         batch=batch_config,
         kv_cache_bytes=_kv_cache_bytes(config, loaded.free_memory_bytes),
         max_model_len=loaded.max_model_len,
+        free_memory_bytes=loaded.free_memory_bytes,
         enable_prefix_caching=config.enable_prefix_caching,
         clock=time.perf_counter,
     )
@@ -149,4 +151,7 @@ def _build_engine(
 
 def _kv_cache_bytes(config: ModelConfig, free_memory_bytes: int) -> int:
     size = config.kv_cache_bytes
-    return size.of(free_memory_bytes) if isinstance(size, MemoryShare) else size
+    if isinstance(size, MemoryShare):
+        # Other workers, which start now or anew later, want theirs of the same memory.
+        return size.of(free_memory_bytes) // num_worker_processes()
+    return size

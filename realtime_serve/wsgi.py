@@ -8,26 +8,19 @@ a readiness probe is one.
 
 from __future__ import annotations
 
-import signal
 import sys
 
 from realtime_serve.api.idle import IdleConnections
 from realtime_serve.app import EXTENSION, create_app, log_to_stderr
+from realtime_serve.worker_processes import is_gunicorn_worker
 
 SWITCH_INTERVAL_S = 0.0005
 """How long the hub may wait for the GIL while the inference thread runs Python: with the
 default 5 ms a token's wake-up can be 4 ms late. Set here only, where the process is ours."""
 
-
-def _in_gunicorn_worker() -> bool:
-    """Whether a gunicorn worker is importing us: it has installed its SIGTERM handler."""
-    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return hasattr(owner, "cfg") and hasattr(owner, "load_wsgi")
-
-
 sys.setswitchinterval(SWITCH_INTERVAL_S)
 log_to_stderr()
 app = create_app()
-if _in_gunicorn_worker():
+if is_gunicorn_worker():
     IdleConnections(app).close_at_sigterm()
     app.extensions[EXTENSION].start()

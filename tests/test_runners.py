@@ -19,7 +19,7 @@ from realtime_serve.engine.native_runner import NativeRunner, kv_format
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.torch_device import CudaSupport
 from realtime_serve.engine.torch_runner import TorchRunner
-from realtime_serve.errors import ConfigError
+from realtime_serve.errors import ConfigError, ModelLoadError
 from realtime_serve.model_building import _build_engine
 from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.runners import (
@@ -175,6 +175,23 @@ def test_a_share_of_memory_is_one_of_what_the_runners_device_has_left(
     config = ModelConfig(kv_cache_bytes=MemoryShare(percent))
     engine = _build_engine(loaded, TEXT, config, BatchConfig(), lambda _: None)
     assert engine.stats().kv_blocks_total == num_blocks
+
+
+def test_a_share_of_memory_is_divided_among_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("realtime_serve.model_building.num_worker_processes", lambda: 4)
+    runner = TorchRunner(HistoryModel(64))
+    loaded = LoadedRunner(runner, 64, free_memory_bytes=200 * runner.bytes_per_block)
+    config = ModelConfig(kv_cache_bytes=MemoryShare(50))
+    engine = _build_engine(loaded, TEXT, config, BatchConfig(), lambda _: None)
+    assert engine.stats().kv_blocks_total == 25
+
+
+def test_a_cache_that_the_runners_device_has_no_room_for_is_refused() -> None:
+    runner = TorchRunner(HistoryModel(64))
+    loaded = LoadedRunner(runner, 64, free_memory_bytes=9 * runner.bytes_per_block)
+    config = ModelConfig(kv_cache_bytes=10 * runner.bytes_per_block)
+    with pytest.raises(ModelLoadError, match=rf"only {loaded.free_memory_bytes} are free"):
+        _build_engine(loaded, TEXT, config, BatchConfig(), lambda _: None)
 
 
 # --- the KV cache ---------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import TypeAlias
 from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
 from realtime_serve.engine.interface import EngineStats, Finished, Started, StepOutput
 from realtime_serve.engine.kv_cache import BlockPool
+from realtime_serve.engine.kv_cache_size import choose_num_blocks
 from realtime_serve.engine.prefill_budget import PrefillBudget
 from realtime_serve.engine.prefix_cache import PrefixCache
 from realtime_serve.engine.runner import (
@@ -27,12 +27,8 @@ from realtime_serve.errors import (
     ContextLengthExceededError,
     EngineError,
     InvalidRequestError,
-    ModelLoadError,
 )
 from realtime_serve.types import BatchConfig, FinishReason, InferenceRequest
-
-MIN_MODEL_LEN = 256
-"""A KV cache that holds less than this, and less than the model's context, is a mistake."""
 
 StepResult: TypeAlias = list[SampledToken] | EngineError
 """What came of one sequence's work: its next tokens, none after a prompt's chunk; or a failure."""
@@ -56,6 +52,7 @@ class LLMEngine:
         batch: Seats, token budget and guesses.
         kv_cache_bytes: Most memory for keys and values.
         max_model_len: Longest prompt plus output in tokens, at most the model's own.
+        free_memory_bytes: What there is for keys and values; None if that is not known.
         enable_prefix_caching: Whether prompts that begin alike share what was computed.
         seed_source: Gives seeds to requests without one.
         clock: Tells seconds. What steps cost is learnt by it: without one, the batch's
@@ -67,7 +64,7 @@ class LLMEngine:
         notices: What the operator should know.
 
     Raises:
-        ModelLoadError: The KV cache would be too small to be of use.
+        ModelLoadError: The KV cache would be too small to be of use, or too large for the memory.
     """
 
     def __init__(
@@ -78,11 +75,18 @@ class LLMEngine:
         batch: BatchConfig,
         kv_cache_bytes: int,
         max_model_len: int,
+        free_memory_bytes: int | None = None,
         enable_prefix_caching: bool = True,
         seed_source: Callable[[], int] = random_seed,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        num_blocks = _num_blocks(runner.bytes_per_block, batch, kv_cache_bytes, max_model_len)
+        num_blocks = choose_num_blocks(
+            runner.bytes_per_block,
+            batch=batch,
+            kv_cache_bytes=kv_cache_bytes,
+            max_model_len=max_model_len,
+            free_memory_bytes=free_memory_bytes,
+        )
         self.max_model_len = min(max_model_len, num_blocks * BLOCK_SIZE)
         self.notices = _notices(max_model_len, self.max_model_len, kv_cache_bytes)
         self._vocab_size = runner.vocab_size
@@ -350,25 +354,6 @@ def _finished(sequence: Sequence) -> Finished:
 
 def _prefill_budget(batch: BatchConfig) -> PrefillBudget | None:
     return None if batch.target_itl_ms is None else PrefillBudget(batch.target_itl_ms / 1000)
-
-
-# --- the size of the KV cache -------------------------------------------------
-
-
-def _num_blocks(
-    bytes_per_block: int, batch: BatchConfig, kv_cache_bytes: int, max_model_len: int
-) -> int:
-    """As many blocks as fit, but no more than full seats of the longest sequences need."""
-    min_tokens = min(max_model_len, MIN_MODEL_LEN)
-    min_bytes = math.ceil(min_tokens / BLOCK_SIZE) * bytes_per_block
-    if kv_cache_bytes < min_bytes:
-        raise ModelLoadError(
-            f"kv_cache_bytes is {kv_cache_bytes}, but this model needs at least {min_bytes}: "
-            f"that holds the keys and values of {min_tokens} tokens.",
-            param="kv_cache_bytes",
-        )
-    num_useful = batch.max_num_seqs * math.ceil(max_model_len / BLOCK_SIZE)
-    return min(kv_cache_bytes // bytes_per_block, num_useful)
 
 
 def _notices(wanted_len: int, max_model_len: int, kv_cache_bytes: int) -> tuple[str, ...]:

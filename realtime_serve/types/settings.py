@@ -169,7 +169,8 @@ class ModelConfig:
         max_model_len: Longest prompt plus output in tokens; None takes the model's own.
         kv_cache_dtype: What keys and values are kept in, on the native path; "auto" is float32
             beside the dtype float32, and else bfloat16. "int8" takes half of bfloat16's memory.
-        kv_cache_bytes: Memory for the KV cache; a share is one of the device's free memory.
+        kv_cache_bytes: Memory for the KV cache of one process; a share is one of what the device
+            has free once the weights are loaded, divided by the number of worker processes.
         enable_prefix_caching: Whether prompts that begin alike share what was computed.
         num_threads: Threads of one step; None takes the CPUs this process may use.
         cache_dir: Where packed weights are kept; None takes realtime-serve in the user's

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from realtime_serve.engine.engine import MIN_MODEL_LEN, LLMEngine
+from realtime_serve.engine.engine import LLMEngine
+from realtime_serve.engine.kv_cache_size import MIN_MODEL_LEN
 from realtime_serve.engine.kv_storage import bytes_per_block
 from realtime_serve.engine.runner import BLOCK_SIZE
 from realtime_serve.engine.torch_runner import TorchRunner

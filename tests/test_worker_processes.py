@@ -1,0 +1,38 @@
+"""A process knows whether it is one of gunicorn's workers, and how many of them there are."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.workers.base import Worker
+
+from realtime_serve.worker_processes import is_gunicorn_worker, num_worker_processes
+
+
+@pytest.fixture(autouse=True)
+def same_handler_afterwards() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGUSR1)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_worker_of_gunicorn_knows_how_many_there_are() -> None:
+    config = Config()
+    config.set("workers", 3)
+    worker = Worker(1, 1, [], None, 30, config, None)
+    try:
+        signal.signal(signal.SIGUSR1, worker.handle_usr1)
+        assert is_gunicorn_worker()
+        assert num_worker_processes() == 3
+    finally:
+        worker.tmp.close()
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, lambda number, frame: None])
+def test_any_other_process_counts_for_one(handler: signal.Handlers) -> None:
+    signal.signal(signal.SIGUSR1, handler)
+    assert not is_gunicorn_worker()
+    assert num_worker_processes() == 1
