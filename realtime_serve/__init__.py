@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from realtime_serve.errors import RateLimitedError as RateLimitedError
     from realtime_serve.errors import RequestCancelledError as RequestCancelledError
     from realtime_serve.errors import ServeError as ServeError
+    from realtime_serve.health import Health as Health
     from realtime_serve.middleware import MetricsCollector as MetricsCollector
     from realtime_serve.middleware import Middleware as Middleware
     from realtime_serve.middleware import MiddlewareChain as MiddlewareChain
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from realtime_serve.nn.interface import CausalLM as CausalLM
     from realtime_serve.nn.interface import ForwardBatch as ForwardBatch
     from realtime_serve.registry import ModelRegistry as ModelRegistry
-    from realtime_serve.server import Health as Health
     from realtime_serve.server import InferenceServer as InferenceServer
     from realtime_serve.stream import StreamManager as StreamManager
     from realtime_serve.stream import TokenStream as TokenStream
@@ -87,6 +87,7 @@ _HOMES = {
         "RequestCancelledError",
         "ServeError",
     ),
+    "health": ("Health",),
     "middleware": (
         "MetricsCollector",
         "Middleware",
@@ -98,7 +99,7 @@ _HOMES = {
     "model": ("Model", "ModelState"),
     "nn.interface": ("CausalLM", "ForwardBatch"),
     "registry": ("ModelRegistry",),
-    "server": ("Health", "InferenceServer"),
+    "server": ("InferenceServer",),
     "stream": ("StreamManager", "TokenStream"),
     "text.model": ("TextModel",),
     "text.tokenizer": ("Tokenizer",),

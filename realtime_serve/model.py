@@ -20,6 +20,7 @@ from realtime_serve.errors import (
     NotReadyError,
 )
 from realtime_serve.native import new_parker
+from realtime_serve.public_reason import without_directories
 from realtime_serve.stream import TokenStream
 from realtime_serve.text.model import TextModel
 from realtime_serve.types import BatchConfig, InferenceRequest, ModelConfig
@@ -78,6 +79,12 @@ class Model:
             WorkerState.FAILED: ModelState.FAILED,
         }[self._thread.state]
         return ModelState.DRAINING if state is ModelState.READY and self._draining else state
+
+    @property
+    def failure(self) -> str | None:
+        """Why it has failed, for anybody to read; None if it has not."""
+        reason = self._thread.public_failure
+        return None if reason is None else without_directories(reason, self.config.path)
 
     @property
     def stats(self) -> EngineStats | None:

@@ -15,18 +15,21 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from realtime_serve.default_model import DEFAULT_MODEL_PACKAGE
 from realtime_serve.errors import (
     ConfigError,
     InvalidRequestError,
     NotReadyError,
     ServeError,
 )
-from realtime_serve.model import Model, ModelState
+from realtime_serve.health import Health
+from realtime_serve.model import Model
 from realtime_serve.model_building import model_from_files, model_from_network
 from realtime_serve.native import Lock, run_blocking
+from realtime_serve.public_reason import public_reason, without_directories
 from realtime_serve.registry import ModelRegistry
 from realtime_serve.stream import StreamManager, TokenStream
 from realtime_serve.text.model import TextModel
@@ -52,25 +55,6 @@ LARGE_TEXT_CHARS = 8 * 1024
 """Longer text is tokenised off the hub: 9 KB take 3 ms, and tokenising holds the GIL."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Health:
-    """What a health check reports.
-
-    Args:
-        ready: Whether requests are served now.
-        models: State of each model by name.
-        open_streams: Streams that have not ended.
-        running: Requests that hold KV blocks in an engine.
-        waiting: Requests that wait for a seat or for blocks.
-    """
-
-    ready: bool
-    models: Mapping[str, ModelState]
-    open_streams: int
-    running: int
-    waiting: int
-
-
 class InferenceServer:
     """Serves models to the threads and greenlets of one process.
 
@@ -88,6 +72,7 @@ class InferenceServer:
         self._lock = Lock()
         self._pid: int | None = None
         self._closed = False
+        self._unopened: dict[str, str] = {}  # why files could not be opened, by the model's name
 
     def __enter__(self) -> Self:
         """Use the server as a context manager."""
@@ -125,12 +110,24 @@ class InferenceServer:
             InvalidRequestError: The name is taken.
         """
         config = config if config is not None else self.config.model_config()
-        model = self._prepare(config, network, text)
+        model = self._prepare_or_note_failure(config, network, text)
         self._start(model)
         if wait:
             self._wait_and_log(model)
         else:
             threading.Thread(target=self._log_when_loaded, args=(model,), daemon=True).start()
+        return model
+
+    def _prepare_or_note_failure(
+        self, config: ModelConfig, network: Callable[[], CausalLM] | None, text: TextModel | None
+    ) -> Model:
+        name = config.name or Path(config.path or DEFAULT_MODEL_PACKAGE).name
+        try:
+            model = self._prepare(config, network, text)
+        except ServeError as error:
+            self._unopened[name] = without_directories(public_reason(error), config.path)
+            raise
+        self._unopened.pop(name, None)
         return model
 
     def _prepare(
@@ -309,15 +306,11 @@ class InferenceServer:
     def health(self) -> Health:
         """State of the server and its models."""
         self.log_notices()
-        models = self.registry.all()
-        return Health(
-            ready=self._pid == os.getpid()
-            and bool(models)
-            and all(model.state is ModelState.READY for model in models),
-            models={model.name: model.state for model in models},
+        return Health.of(
+            self.registry.all(),
+            dict(self._unopened),  # at once: other threads may change it
+            serving=self._pid == os.getpid(),
             open_streams=len(self.streams),
-            running=sum(model.num_running for model in models),
-            waiting=sum(model.num_waiting for model in models),
         )
 
     def drain(self) -> None:

@@ -22,6 +22,7 @@ from realtime_serve.batch import BatchScheduler
 from realtime_serve.engine.interface import Engine, EngineStats, Finished
 from realtime_serve.errors import EngineError, InvalidRequestError, NotReadyError, ServeError
 from realtime_serve.native import NativeThread, Parker
+from realtime_serve.public_reason import public_reason
 from realtime_serve.stream import StreamFeed
 from realtime_serve.types import FinishReason
 
@@ -62,7 +63,8 @@ class InferenceThread:
 
     Attributes:
         state: Where it is in its life.
-        failure: Why it has failed; None if it has not.
+        failure: Why it has failed, for the log; None if it has not.
+        public_failure: The same for anybody, but for the paths that it may hold.
         load_progress: Share of what takes long in loading that is done, if the loader tells.
         stats: The engine's figures after its last step; None while there is no engine.
         notices: What it had to say, oldest first; whoever logs it takes it out.
@@ -71,6 +73,7 @@ class InferenceThread:
     def __init__(self, name: str, load: EngineLoader, batch: BatchScheduler) -> None:
         self.state = WorkerState.LOADING
         self.failure: str | None = None
+        self.public_failure: str | None = None
         self.load_progress = 0.0
         self.stats: EngineStats | None = None
         self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
@@ -225,6 +228,7 @@ class InferenceThread:
     def _fail(self, error: Exception, what: str) -> None:
         """End for good: refuse new requests and end every stream with the reason."""
         detail = error.message if isinstance(error, ServeError) else repr(error)
+        self.public_failure = f"{what}: {public_reason(error)}"
         self.failure = f"{what}: {detail}"
         self.notices.append(self.failure)
         self._enter(WorkerState.FAILED)

@@ -9,6 +9,7 @@ from flask import Blueprint, Response
 
 from realtime_serve.api.hooks import answer_errors
 from realtime_serve.api.json_response import json_response
+from realtime_serve.health import Health
 from realtime_serve.middleware import MetricsCollector
 from realtime_serve.middleware.metrics import CONTENT_TYPE
 from realtime_serve.server import InferenceServer
@@ -34,14 +35,13 @@ def health_blueprint(server: InferenceServer, metrics: MetricsCollector, name: s
 
     @blueprint.get("/health/ready")
     def ready() -> Response:
-        is_ready = server.health().ready
-        return json_response(
-            {"status": "ready" if is_ready else "not ready"}, 200 if is_ready else 503
-        )
+        health = server.health()
+        return json_response(_readiness(health), _status(health))
 
     @blueprint.get("/health")
     def health() -> Response:
-        return _report(server)
+        health = server.health()
+        return json_response(_report(health), _status(health))
 
     @blueprint.get("/metrics")
     def scrape() -> Response:
@@ -50,13 +50,23 @@ def health_blueprint(server: InferenceServer, metrics: MetricsCollector, name: s
     return blueprint
 
 
-def _report(server: InferenceServer) -> Response:
-    health = server.health()
-    report = {
+def _status(health: Health) -> int:
+    return 200 if health.ready else 503
+
+
+def _readiness(health: Health) -> dict[str, object]:
+    """Whether requests are served, and the models that are why not."""
+    return {
         "status": "ready" if health.ready else "not ready",
         "models": {name: state.value for name, state in health.models.items()},
+        "failures": dict(health.failures),
+    }
+
+
+def _report(health: Health) -> dict[str, object]:
+    return {
+        **_readiness(health),
         "open_streams": health.open_streams,
         "running": health.running,
         "waiting": health.waiting,
     }
-    return json_response(report, 200 if health.ready else 503)

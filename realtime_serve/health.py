@@ -1,0 +1,60 @@
+"""Health: what a server says of itself and its models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from realtime_serve.model import Model, ModelState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """What a health check reports.
+
+    Args:
+        ready: Whether requests are served now.
+        models: State of each model by name.
+        failures: Why those that failed did, without what only the log may say.
+        open_streams: Streams that have not ended.
+        running: Requests that hold KV blocks in an engine.
+        waiting: Requests that wait for a seat or for blocks.
+    """
+
+    ready: bool
+    models: Mapping[str, ModelState]
+    failures: Mapping[str, str]
+    open_streams: int
+    running: int
+    waiting: int
+
+    @classmethod
+    def of(
+        cls,
+        models: Sequence[Model],
+        unopened: Mapping[str, str],
+        *,
+        serving: bool,
+        open_streams: int,
+    ) -> Self:
+        """The health of this instant.
+
+        Args:
+            models: All that are registered.
+            unopened: Why others could not be, by name.
+            serving: Whether this process serves at all.
+            open_streams: Streams that have not ended.
+        """
+        states = {model.name: model.state for model in models}
+        failures = {model.name: model.failure for model in models}
+        return cls(
+            ready=serving
+            and bool(models)
+            and all(state is ModelState.READY for state in states.values()),
+            models={**dict.fromkeys(unopened, ModelState.FAILED), **states},
+            failures={**unopened, **{name: why for name, why in failures.items() if why}},
+            open_streams=open_streams,
+            running=sum(model.num_running for model in models),
+            waiting=sum(model.num_waiting for model in models),
+        )

@@ -1,0 +1,85 @@
+"""The health of a server whose model failed names it and says why, and nothing that is secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realtime_serve import InferenceServer, ModelConfig, ServerConfig, create_app
+from realtime_serve.errors import ModelLoadError
+from serve_model import Alphabet
+from support.scripted_servers import TEXT, alphabet_server
+
+CONFIG = ModelConfig(name="broken")
+
+
+def refuse() -> Alphabet:
+    raise ModelLoadError("/srv/secret/model.gguf holds values that are not finite numbers.")
+
+
+def explode() -> Alphabet:
+    raise OSError("/srv/secret/path")
+
+
+def register_broken(server: InferenceServer, network: Any) -> None:
+    with pytest.raises(ModelLoadError):
+        server.register_model(CONFIG, network=network, text=TEXT)
+
+
+def get(server: InferenceServer, path: str) -> tuple[int, Any]:
+    answer = create_app(server=server).test_client().get(path)
+    assert "secret" not in answer.text
+    return answer.status_code, answer.json
+
+
+@pytest.mark.parametrize("path", ["/health/ready", "/health"])
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (refuse, "model.gguf holds values that are not finite numbers."),
+        (explode, "OSError. The server's log says more."),
+    ],
+)
+def test_a_model_that_failed_to_load_is_named_with_the_reason(
+    network: Any, reason: str, path: str
+) -> None:
+    with InferenceServer() as server:
+        register_broken(server, network)
+        status, report = get(server, path)
+    assert status == 503
+    assert report["status"] == "not ready"
+    assert report["models"] == {"broken": "failed"}
+    assert report["failures"] == {"broken": f"The model could not be loaded: {reason}"}
+
+
+def test_a_model_whose_files_cannot_be_opened_is_named_too(tmp_path: Path) -> None:
+    path = tmp_path / "secret" / "absent.gguf"
+    with InferenceServer(ServerConfig(model=str(path))) as server:
+        with pytest.raises(ModelLoadError, match="secret"):
+            server.register_model()
+        status, report = get(server, "/health/ready")
+    assert status == 503
+    assert report["models"] == {"absent.gguf": "failed"}
+    (reason,) = report["failures"].values()
+    assert reason.startswith("absent.gguf does not exist")
+
+
+def test_a_failure_is_told_no_longer_once_the_model_is_there(tmp_path: Path) -> None:
+    with InferenceServer() as server:
+        with pytest.raises(ModelLoadError):
+            server.register_model(ModelConfig(name="broken", path=str(tmp_path / "absent")))
+        assert server.health().failures
+        server.register_model(CONFIG, network=lambda: Alphabet(TEXT), text=TEXT)
+        ready = {"status": "ready", "models": {"broken": "ready"}, "failures": {}}
+        assert get(server, "/health/ready") == (200, ready)
+
+
+def test_another_model_that_failed_leaves_no_doubt_which_one_serves() -> None:
+    with alphabet_server() as server:
+        register_broken(server, refuse)
+        status, report = get(server, "/health/ready")
+    assert status == 503
+    assert report["models"] == {"alphabet": "ready", "broken": "failed"}
+    assert set(report["failures"]) == {"broken"}
