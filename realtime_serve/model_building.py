@@ -16,7 +16,12 @@ from realtime_serve.engine.interface import Engine
 from realtime_serve.errors import ConfigError
 from realtime_serve.model import Model
 from realtime_serve.model_files import OnProgress
-from realtime_serve.runners import LoadedRunner, load_runner, runner_of_network
+from realtime_serve.runners import (
+    LoadedRunner,
+    load_runner,
+    runner_of_network,
+    unused_on_torch,
+)
 from realtime_serve.text.model import TextModel, load_gguf_text, load_hf_text
 from realtime_serve.types import BatchConfig, MemoryShare, ModelConfig
 from realtime_serve.weights.checkpoint import Checkpoint, open_checkpoint
@@ -122,6 +127,8 @@ def model_from_network(
 
     def load(notify: Notify, on_progress: OnProgress) -> Engine:
         loaded = runner_of_network(network(), config)
+        for notice in unused_on_torch(config):
+            notify(notice)
         return _build_engine(loaded, text, config, batch_config, notify)
 
     return Model(config.name, config=config, batch_config=batch_config, text=text, load=load)

@@ -20,11 +20,12 @@ from realtime_serve.engine.native_runner import NativeRunner, kv_format
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import ModelRunner
 from realtime_serve.engine.speculation import max_samples
+from realtime_serve.engine.step_threads import choose_num_threads
 from realtime_serve.errors import ConfigError
 from realtime_serve.model_files import OnProgress, load_packed
 from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.nn.native_llama import NativeShape, unsupported_reason
-from realtime_serve.types import BatchConfig, CPULevel, DType, ModelConfig
+from realtime_serve.types import NO_CACHE_DIR, BatchConfig, CPULevel, DType, ModelConfig
 from realtime_serve.weights.checkpoint import Checkpoint
 from realtime_serve.weights.packed_file import PackedWeights
 
@@ -107,7 +108,9 @@ def load_runner(
         weights = load_packed(
             checkpoint, path.dtype, config.cache_dir, on_progress, share=config.share_weights
         )
-        runner = _native_runner(shape, weights, path, config, batch_config)
+        runner = _native_runner(
+            shape, weights, path, config, batch_config, notices=checkpoint.notices
+        )
         return LoadedRunner(runner, max_model_len, host_memory.free_memory_bytes())
     return _load_in_torch(checkpoint, path, config, max_model_len)
 
@@ -136,6 +139,23 @@ def runner_of_network(network: CausalLM, config: ModelConfig) -> LoadedRunner:
     _require_kv_cache_of_torch(config)
     max_model_len = min(config.max_model_len or network.max_model_len, network.max_model_len)
     return _run_in_torch(network, choose_level(config.cpu_level), max_model_len)
+
+
+def unused_on_torch(config: ModelConfig) -> list[str]:
+    """What a person should know who has configured what only the native path uses.
+
+    Args:
+        config: Of a network in torch.
+
+    Returns:
+        A sentence, or none.
+    """
+    keeps_weights = config.cache_dir not in {None, NO_CACHE_DIR}
+    unused = ["cache_dir"] * keeps_weights + ["share_weights"] * config.share_weights
+    if not unused:
+        return []
+    names, verb = " and ".join(unused), "has" if len(unused) == 1 else "have"
+    return [f"{names} {verb} no effect: the network runs on torch, which packs no weights."]
 
 
 def choose_path(config: ModelConfig, llama: LlamaConfig) -> Path:
@@ -204,6 +224,8 @@ def _native_runner(
     path: NativePath,
     config: ModelConfig,
     batch_config: BatchConfig,
+    *,
+    notices: list[str],
 ) -> ModelRunner:
     pool = shared_compute_pool()
     transformer = Transformer(
@@ -211,7 +233,7 @@ def _native_runner(
         weights,
         pool,
         level=path.level,
-        num_threads=min(config.num_threads or pool.num_threads, pool.num_threads),
+        num_threads=choose_num_threads(config.num_threads, pool.num_threads, notices),
         max_rows=batch_config.max_batch_tokens,
         max_outputs=max_samples(batch_config),
     )
@@ -229,6 +251,7 @@ def _load_in_torch(
     device = CPU if is_cpu else require_cuda(CudaSupport.of_this_process())
     if path.notice is not None:
         checkpoint.notices.append(path.notice)
+    checkpoint.notices.extend(unused_on_torch(config))
     return _run_in_torch(load_llm(checkpoint, config, device), path.level, max_model_len)
 
 

@@ -1,4 +1,4 @@
-"""A model that is built from files can be stopped while its weights are packed."""
+"""Building a model can be stopped while its weights are packed; unused settings are told."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from realtime_serve import InferenceServer, Model, ModelState, ServerConfig, model_files
+from realtime_serve import (
+    InferenceServer,
+    Model,
+    ModelConfig,
+    ModelState,
+    ServerConfig,
+    model_files,
+)
 from realtime_serve.errors import NotReadyError
+from serve_model import Alphabet
 from support.processes import children, is_running
-from support.scripted_servers import wait_until
+from support.scripted_servers import TEXT, wait_until
 
 
 @pytest.fixture
@@ -80,3 +88,13 @@ def test_while_weights_are_packed_requests_hear_how_far_it_is(server: InferenceS
     assert why_not_ready(model) == (
         "The model 'SmolLM2-135M-Instruct' is loading (50% of its weights are packed). Retry later."
     )
+
+
+def test_a_network_of_ones_own_says_once_which_settings_it_does_not_use(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = ModelConfig(name="own", share_weights=True)
+    with InferenceServer() as server:
+        server.register_model(config, network=lambda: Alphabet(TEXT), text=TEXT)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len([each for each in messages if "share_weights has no effect" in each]) == 1

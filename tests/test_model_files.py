@@ -282,6 +282,17 @@ def test_a_cache_may_be_switched_off(
     assert not (tmp_path / "caches").exists()
 
 
+def test_weights_that_are_not_kept_cannot_be_shared_and_a_notice_says_so(
+    model: Path, cache: Path
+) -> None:
+    kept, unkept = (open_checkpoint(str(model)) for _ in range(2))
+    load_packed(kept, "q8", str(cache), lambda _: None, share=True)
+    load_packed(unkept, "q8", "none", lambda _: None, share=True)
+    assert kept.notices == []
+    (notice,) = unkept.notices
+    assert "share_weights has no effect" in notice
+
+
 def test_by_default_the_cache_is_in_the_users_cache_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

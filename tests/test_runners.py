@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ from realtime_serve.runners import (
     choose_path,
     load_runner,
     runner_of_network,
+    unused_on_torch,
 )
 from realtime_serve.types import (
     BatchConfig,
@@ -132,6 +134,44 @@ def test_a_network_in_torch_is_loaded_with_its_notice_and_the_hosts_memory() -> 
     assert loaded.max_model_len == 100
     assert loaded.free_memory_bytes == pytest.approx(host_memory.free_memory_bytes(), rel=0.2)
     assert any("runs on torch" in notice for notice in checkpoint.notices)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"cache_dir": "/elsewhere"}, "cache_dir has"),
+        ({"share_weights": True, "cache_dir": "none"}, "share_weights has"),
+        ({"share_weights": True, "cache_dir": "/elsewhere"}, "cache_dir and share_weights have"),
+    ],
+)
+def test_a_network_in_torch_says_what_it_does_not_use(fields: dict[str, Any], named: str) -> None:
+    config = ModelConfig(dtype="float32", num_threads=1, **fields)
+    checkpoint = DictCheckpoint(TORCH_KIND)
+    load(checkpoint, config)
+    expected = f"{named} no effect: the network runs on torch, which packs no weights."
+    assert checkpoint.notices.count(expected) == 1
+    assert unused_on_torch(config) == [expected]
+
+
+@pytest.mark.parametrize("cache_dir", [None, "none"])
+def test_of_what_was_not_asked_for_nothing_is_said(cache_dir: str | None) -> None:
+    assert unused_on_torch(ModelConfig(cache_dir=cache_dir)) == []
+
+
+def test_more_threads_than_cpus_are_cut_with_a_notice(gguf_path: str, tmp_path: Path) -> None:
+    num_cpus = len(os.sched_getaffinity(0))
+    notice = f"num_threads is {num_cpus + 1}, but this process may use only {num_cpus} CPUs"
+    config = ModelConfig(cache_dir=str(tmp_path), dtype="q4", num_threads=num_cpus + 1)
+    native = open_checkpoint(gguf_path)
+    load(native, config)
+    in_torch = DictCheckpoint(TORCH_KIND)
+    load(in_torch, dataclasses.replace(config, dtype="float32"))
+    assert torch.get_num_threads() == num_cpus
+    for checkpoint in (native, in_torch):
+        assert len([each for each in checkpoint.notices if notice in each]) == 1
+    quiet = open_checkpoint(gguf_path)
+    load(quiet, dataclasses.replace(config, num_threads=num_cpus))
+    assert quiet.notices == []
 
 
 def test_without_a_gpu_cuda_is_refused_before_anything_is_read() -> None:

@@ -14,6 +14,7 @@ from realtime_serve.engine.checkpoint_fit import (
     require_all_placed,
     require_shape,
 )
+from realtime_serve.engine.step_threads import choose_num_threads
 from realtime_serve.engine.torch_device import CPU
 from realtime_serve.errors import ModelLoadError
 from realtime_serve.nn.interface import CausalLM
@@ -43,7 +44,8 @@ def load_llm(checkpoint: Checkpoint, config: ModelConfig, device: torch.device =
             the wrong shape.
         ConfigError: max_model_len is more than the model was made for.
     """
-    torch.set_num_threads(config.num_threads or len(os.sched_getaffinity(0)))
+    num_cpus = len(os.sched_getaffinity(0))
+    torch.set_num_threads(choose_num_threads(config.num_threads, num_cpus, checkpoint.notices))
     llama = LlamaConfig.from_hf(checkpoint.config)
     tensors = _TensorFeed(checkpoint)
     with torch.inference_mode():
