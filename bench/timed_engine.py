@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from realtime_serve._token_ring import TokenRing
 from realtime_serve.default_model import default_model_path
@@ -13,7 +12,6 @@ from realtime_serve.model import Model
 from realtime_serve.model_building import engine_loader, load_text
 from realtime_serve.types import BatchConfig, InferenceRequest, ModelConfig
 from realtime_serve.weights.checkpoint import open_checkpoint
-from realtime_serve.worker import Notify
 
 
 class StepTime(NamedTuple):
@@ -90,8 +88,8 @@ def open_model(config: ModelConfig, max_streams: int, times: list[StepTime]) -> 
     batch_config = BatchConfig(max_num_seqs=max_streams, num_speculative_tokens=0)
     load = engine_loader(checkpoint, text, config, batch_config)
 
-    def load_timed(notify: Notify, on_progress: Callable[[float], None]) -> Engine:
-        return TimedEngine(load(notify, on_progress), times)
+    def load_timed(*told: Any) -> Engine:
+        return TimedEngine(load(*told), times)
 
     return Model(
         checkpoint.name, config=config, batch_config=batch_config, text=text, load=load_timed

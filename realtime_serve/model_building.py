@@ -25,6 +25,7 @@ from realtime_serve.runners import (
 from realtime_serve.text.model import TextModel, load_gguf_text, load_hf_text
 from realtime_serve.types import BatchConfig, MemoryShare, ModelConfig
 from realtime_serve.weights.checkpoint import Checkpoint, open_checkpoint
+from realtime_serve.weights.packed_file import BeforePiece
 from realtime_serve.worker import EngineLoader, Notify
 from realtime_serve.worker_processes import num_worker_processes
 
@@ -92,8 +93,8 @@ def engine_loader(
         The loader; it raises ModelLoadError or ConfigError if the weights cannot be used so.
     """
 
-    def load(notify: Notify, on_progress: OnProgress) -> Engine:
-        loaded = load_runner(checkpoint, config, batch_config, on_progress)
+    def load(notify: Notify, on_progress: OnProgress, before_piece: BeforePiece) -> Engine:
+        loaded = load_runner(checkpoint, config, batch_config, on_progress, before_piece)
         for notice in checkpoint.notices:
             notify(notice)
         return _build_engine(loaded, text, config, batch_config, notify)
@@ -125,7 +126,7 @@ def model_from_network(
     if config.name is None:
         raise ConfigError("A model made of your own network needs a name.", param="name")
 
-    def load(notify: Notify, on_progress: OnProgress) -> Engine:
+    def load(notify: Notify, on_progress: OnProgress, before_piece: BeforePiece) -> Engine:
         loaded = runner_of_network(network(), config)
         for notice in unused_on_torch(config):
             notify(notice)

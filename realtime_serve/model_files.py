@@ -24,10 +24,12 @@ from realtime_serve.types import NO_CACHE_DIR
 from realtime_serve.weights.checkpoint import Checkpoint
 from realtime_serve.weights.packed_cache import PackedCache
 from realtime_serve.weights.packed_file import (
+    BeforePiece,
     PackedFileError,
     PackedLayout,
     PackedWeights,
     Section,
+    go_on,
     has_large_pages,
     move_to_memory,
 )
@@ -50,6 +52,7 @@ def load_packed(
     dtype: PackedDType,
     cache_dir: str | None,
     on_progress: OnProgress,
+    before_piece: BeforePiece = go_on,
     *,
     share: bool = False,
 ) -> PackedWeights:
@@ -61,6 +64,7 @@ def load_packed(
         cache_dir: As `ModelConfig.cache_dir`. Where no file can be kept, the weights are
             packed into memory at each start.
         on_progress: See `OnProgress`; not called if nothing has to be packed.
+        before_piece: See `open_packed`.
         share: As `ModelConfig.share_weights`.
 
     Returns:
@@ -74,7 +78,15 @@ def load_packed(
     if directory is not None:
         shared = share or not _fit_large_pages(PackedLayout("", sections).nbytes)
         try:
-            return _from_cache(checkpoint, dtype, sections, directory, on_progress, shared=shared)
+            return _from_cache(
+                checkpoint,
+                dtype,
+                sections,
+                directory,
+                on_progress,
+                before_piece=before_piece,
+                shared=shared,
+            )
         except CacheError as error:
             checkpoint.notices.append(
                 f"Packed weights cannot be kept ({error}): each start packs them again."
@@ -84,7 +96,7 @@ def load_packed(
             "share_weights has no effect: no packed weights are kept (cache_dir), and only a file "
             "can be shared."
         )
-    return _into_memory(checkpoint, dtype, sections, on_progress)
+    return _into_memory(checkpoint, dtype, sections, on_progress, before_piece)
 
 
 def cache_directory(cache_dir: str | None) -> Path | None:
@@ -116,13 +128,14 @@ def _from_cache(
     directory: Path,
     on_progress: OnProgress,
     *,
+    before_piece: BeforePiece,
     shared: bool,
 ) -> PackedWeights:
     cache = PackedCache(directory)
     with contextlib.suppress(OSError, PackedFileError):  # whatever it is, the child says it
         key = cache.known_key(checkpoint.files, sections)
         if key is not None:
-            return cache.open(key, sections, shared=shared)
+            return cache.open(key, sections, before_piece, shared=shared)
     arguments = [checkpoint.path, "--dtype", dtype, "--cache", os.fspath(directory)]
     try:
         key = _run_packing_child(arguments, None, on_progress)
@@ -130,7 +143,7 @@ def _from_cache(
         cache.remove_unfinished()
         raise
     try:
-        return cache.open(key, sections, shared=shared)
+        return cache.open(key, sections, before_piece, shared=shared)
     except PackedFileError as error:
         raise CacheError(f"{directory}: {error}") from error
 
@@ -140,13 +153,14 @@ def _into_memory(
     dtype: PackedDType,
     sections: Sequence[Section],
     on_progress: OnProgress,
+    before_piece: BeforePiece,
 ) -> PackedWeights:
     arguments = [checkpoint.path, "--dtype", dtype, "--descriptor", str(PASSED_DESCRIPTOR)]
     with open(os.memfd_create("packed-weights"), "r+b", buffering=0) as file:
         key = _run_packing_child(arguments, file.fileno(), on_progress)
         assert key == MEMORY_KEY
         try:
-            return move_to_memory(file.fileno(), PackedLayout(key, sections))
+            return move_to_memory(file.fileno(), PackedLayout(key, sections), before_piece)
         except PackedFileError as error:
             raise ModelLoadError(
                 f"{checkpoint.path} changed while it was loaded; start again."

@@ -27,7 +27,7 @@ from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.nn.native_llama import NativeShape, unsupported_reason
 from realtime_serve.types import NO_CACHE_DIR, BatchConfig, CPULevel, DType, ModelConfig
 from realtime_serve.weights.checkpoint import Checkpoint
-from realtime_serve.weights.packed_file import PackedWeights
+from realtime_serve.weights.packed_file import BeforePiece, PackedWeights
 
 if TYPE_CHECKING:
     from realtime_serve.nn.interface import CausalLM
@@ -84,6 +84,7 @@ def load_runner(
     config: ModelConfig,
     batch_config: BatchConfig,
     on_progress: OnProgress,
+    before_piece: BeforePiece,
 ) -> LoadedRunner:
     """Load a model's network.
 
@@ -92,6 +93,8 @@ def load_runner(
         config: Device, dtypes, CPU level, longest sequence, threads, cache.
         batch_config: Bounds the rows and the samples of a step.
         on_progress: Told how far the packing is, if there is any to be done.
+        before_piece: Called before each piece of the weights is read; what it raises ends the
+            loading.
 
     Returns:
         The network.
@@ -106,13 +109,18 @@ def load_runner(
     if isinstance(path, NativePath):
         shape = NativeShape.from_config(llama)
         weights = load_packed(
-            checkpoint, path.dtype, config.cache_dir, on_progress, share=config.share_weights
+            checkpoint,
+            path.dtype,
+            config.cache_dir,
+            on_progress,
+            before_piece,
+            share=config.share_weights,
         )
         runner = _native_runner(
             shape, weights, path, config, batch_config, notices=checkpoint.notices
         )
         return LoadedRunner(runner, max_model_len, host_memory.free_memory_bytes())
-    return _load_in_torch(checkpoint, path, config, max_model_len)
+    return _load_in_torch(checkpoint, path, config, max_model_len, before_piece)
 
 
 def runner_of_network(network: CausalLM, config: ModelConfig) -> LoadedRunner:
@@ -241,7 +249,11 @@ def _native_runner(
 
 
 def _load_in_torch(
-    checkpoint: Checkpoint, path: TorchPath, config: ModelConfig, max_model_len: int
+    checkpoint: Checkpoint,
+    path: TorchPath,
+    config: ModelConfig,
+    max_model_len: int,
+    before_piece: BeforePiece,
 ) -> LoadedRunner:
     from realtime_serve.engine.loader import load_llm
     from realtime_serve.engine.torch_device import CPU, CudaSupport, require_cuda
@@ -252,7 +264,8 @@ def _load_in_torch(
     if path.notice is not None:
         checkpoint.notices.append(path.notice)
     checkpoint.notices.extend(unused_on_torch(config))
-    return _run_in_torch(load_llm(checkpoint, config, device), path.level, max_model_len)
+    network = load_llm(checkpoint, config, device, before_piece)
+    return _run_in_torch(network, path.level, max_model_len)
 
 
 def _require_kv_cache_of_torch(config: ModelConfig) -> None:

@@ -29,9 +29,9 @@ from realtime_serve.types import FinishReason
 Notify: TypeAlias = Callable[[str], None]
 """Takes a sentence for a person; safe on the inference thread, which may not log."""
 
-EngineLoader: TypeAlias = Callable[[Notify, Callable[[float], None]], Engine]
+EngineLoader: TypeAlias = Callable[[Notify, Callable[[float], None], Callable[[], None]], Engine]
 """Builds an engine on the inference thread. Where it takes long, it tells its second argument
-often which share is done; what that raises ends the loading."""
+often which share is done, or calls its third; what these raise ends the loading."""
 
 MAX_NOTICES = 256
 """Bounds what an inference thread can tell a hub that is not listening."""
@@ -149,7 +149,7 @@ class InferenceThread:
         """The engine; None if there is none to serve, and then the state says why."""
         assert self._load is not None
         try:
-            return self._load(self.notices.append, self._note_progress)
+            return self._load(self.notices.append, self._note_progress, self._require_wanted)
         except _LoadCancelledError:
             self._enter(WorkerState.STOPPED)
         except Exception as error:
@@ -160,6 +160,9 @@ class InferenceThread:
 
     def _note_progress(self, share: float) -> None:
         self.load_progress = share
+        self._require_wanted()
+
+    def _require_wanted(self) -> None:
         if self._stopping:
             raise _LoadCancelledError
 

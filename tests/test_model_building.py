@@ -1,7 +1,8 @@
-"""Building a model can be stopped while its weights are packed; unused settings are told."""
+"""Building a model can be stopped while its weights are packed or read, and says what is unused."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,14 +11,19 @@ from pathlib import Path
 import pytest
 
 from realtime_serve import (
+    BatchConfig,
     InferenceServer,
     Model,
     ModelConfig,
     ModelState,
     ServerConfig,
     model_files,
+    runners,
 )
 from realtime_serve.errors import NotReadyError
+from realtime_serve.model_building import engine_loader, load_text
+from realtime_serve.weights.checkpoint import open_checkpoint
+from realtime_serve.worker import EngineLoader
 from serve_model import Alphabet
 from support.processes import children, is_running
 from support.scripted_servers import TEXT, wait_until
@@ -98,3 +104,35 @@ def test_a_network_of_ones_own_says_once_which_settings_it_does_not_use(
         server.register_model(config, network=lambda: Alphabet(TEXT), text=TEXT)
     messages = [record.getMessage() for record in caplog.records]
     assert len([each for each in messages if "share_weights has no effect" in each]) == 1
+
+
+class EnoughError(Exception):
+    """The model is not wanted any more."""
+
+
+def refuse() -> None:
+    raise EnoughError
+
+
+def test_reading_a_packed_file_can_be_ended(gguf_path: str, tmp_path: Path) -> None:
+    config = ModelConfig(path=gguf_path, dtype="q4", cache_dir=str(tmp_path))
+    load = loader_of(config)
+    load(lambda _: None, lambda _: None, lambda: None).close()
+    with pytest.raises(EnoughError):
+        load(lambda _: None, lambda _: None, refuse)
+    with pytest.raises(EnoughError):
+        loader_of(dataclasses.replace(config, share_weights=True))(print, print, refuse)
+
+
+def test_reading_weights_into_torch_can_be_ended(
+    gguf_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "unsupported_reason", lambda llama: "this is a test")
+    with pytest.raises(EnoughError):
+        loader_of(ModelConfig(path=gguf_path, dtype="float32"))(print, print, refuse)
+
+
+def loader_of(config: ModelConfig) -> EngineLoader:
+    assert config.path is not None
+    checkpoint = open_checkpoint(config.path)
+    return engine_loader(checkpoint, load_text(checkpoint), config, BatchConfig())

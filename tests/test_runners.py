@@ -60,7 +60,8 @@ from realtime_serve.runners import load_runner
 from realtime_serve.types import BatchConfig, ModelConfig
 from realtime_serve.weights.checkpoint import open_checkpoint
 config = ModelConfig(device=sys.argv[2], cache_dir=sys.argv[3])
-loaded = load_runner(open_checkpoint(sys.argv[1]), config, BatchConfig(), lambda share: None)
+checkpoint = open_checkpoint(sys.argv[1])
+loaded = load_runner(checkpoint, config, BatchConfig(), lambda share: None, lambda: None)
 assert type(loaded.runner).__name__ == "NativeRunner"
 print("torch" in sys.modules)
 """
@@ -78,7 +79,7 @@ def llama(kind: str | transformers.PretrainedConfig) -> LlamaConfig:
 
 
 def load(checkpoint: Checkpoint, config: ModelConfig) -> LoadedRunner:
-    return load_runner(checkpoint, config, BatchConfig(), lambda _: None)
+    return load_runner(checkpoint, config, BatchConfig(), lambda _: None, lambda: None)
 
 
 # --- the path -------------------------------------------------------------------

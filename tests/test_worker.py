@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -23,14 +24,26 @@ def thread_with(load: EngineLoader) -> InferenceThread:
     return InferenceThread("infer-test", load, BatchScheduler(BatchConfig(), time.monotonic))
 
 
-def load_for_ever(notify: Notify, on_progress: Callable[[float], None]) -> Engine:
+def pack_for_ever(
+    notify: Notify, on_progress: Callable[[float], None], before_piece: Callable[[], None]
+) -> Engine:
     while True:
         on_progress(0.25)
         original("time", "sleep")(0.001)
 
 
-def test_a_thread_that_loads_can_be_stopped() -> None:
-    thread = thread_with(load_for_ever)
+def read_for_ever(
+    notify: Notify, on_progress: Callable[[float], None], before_piece: Callable[[], None]
+) -> Engine:
+    on_progress(0.25)
+    while True:
+        before_piece()
+        original("time", "sleep")(0.001)
+
+
+@pytest.mark.parametrize("load", [pack_for_ever, read_for_ever])
+def test_a_thread_that_loads_can_be_stopped(load: EngineLoader) -> None:
+    thread = thread_with(load)
     thread.start()
     wait_until(lambda: thread.load_progress == 0.25)
     assert thread.state is WorkerState.LOADING
@@ -41,7 +54,7 @@ def test_a_thread_that_loads_can_be_stopped() -> None:
 
 
 def test_whoever_waits_for_a_model_is_woken_when_its_loading_is_stopped() -> None:
-    thread = thread_with(load_for_ever)
+    thread = thread_with(pack_for_ever)
     thread.start()
     thread.stop()
     assert thread.wait_loaded(new_parker())
@@ -51,9 +64,9 @@ def test_whoever_waits_for_a_model_is_woken_when_its_loading_is_stopped() -> Non
 def test_what_a_loader_opened_is_closed_before_a_stopped_thread_ends() -> None:
     closed: list[WorkerState] = []
 
-    def load(notify: Notify, on_progress: Callable[[float], None]) -> Engine:
+    def load(*told: Any) -> Engine:
         try:
-            return load_for_ever(notify, on_progress)
+            return pack_for_ever(*told)
         finally:
             closed.append(thread.state)
 
@@ -72,7 +85,7 @@ def test_what_a_loader_opened_is_closed_before_a_stopped_thread_ends() -> None:
     ],
 )
 def test_a_loader_that_fails_is_a_failure_with_its_reason(error: Exception, failure: str) -> None:
-    def load(notify: Notify, on_progress: Callable[[float], None]) -> Engine:
+    def load(*told: Any) -> Engine:
         raise error
 
     thread = thread_with(load)

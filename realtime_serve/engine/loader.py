@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,9 +24,15 @@ from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.nn.parameters import Parameters
 from realtime_serve.types import DType, ModelConfig
 from realtime_serve.weights import Checkpoint
+from realtime_serve.weights.packed_file import go_on
 
 
-def load_llm(checkpoint: Checkpoint, config: ModelConfig, device: torch.device = CPU) -> CausalLM:
+def load_llm(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    device: torch.device = CPU,
+    before_tensor: Callable[[], None] = go_on,
+) -> CausalLM:
     """Build the network and fill it, one tensor after the other.
 
     Also sets how many threads the calling thread's steps use; call it from the thread that
@@ -35,6 +42,7 @@ def load_llm(checkpoint: Checkpoint, config: ModelConfig, device: torch.device =
         checkpoint: The weights. What a person should know is added to its notices.
         config: Dtype, longest sequence, threads.
         device: Where the network runs.
+        before_tensor: Called before each tensor is read; what it raises ends the loading.
 
     Returns:
         The network.
@@ -47,7 +55,7 @@ def load_llm(checkpoint: Checkpoint, config: ModelConfig, device: torch.device =
     num_cpus = len(os.sched_getaffinity(0))
     torch.set_num_threads(choose_num_threads(config.num_threads, num_cpus, checkpoint.notices))
     llama = LlamaConfig.from_hf(checkpoint.config)
-    tensors = _TensorFeed(checkpoint)
+    tensors = _TensorFeed(checkpoint, before_tensor)
     with torch.inference_mode():
         model = LlamaForCausalLM(
             llama,
@@ -98,12 +106,14 @@ def _has_native_bfloat16(device: torch.device) -> bool:
 class _TensorFeed:
     """Gives out a checkpoint's tensors, checked, and remembers which were taken."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, before_tensor: Callable[[], None]) -> None:
         self._checkpoint = checkpoint
+        self._before_tensor = before_tensor
         self._taken: set[str] = set()
 
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """The tensor of that name; ModelLoadError if it is not as the network needs it."""
+        self._before_tensor()
         tensor = self._checkpoint.tensor(name)
         self._taken.add(name)
         where = f"{self._checkpoint.path}: {name}"

@@ -23,11 +23,13 @@ from pathlib import Path
 from realtime_serve.weights.file_hashes import FileHashes
 from realtime_serve.weights.packed_file import (
     VERSION,
+    BeforePiece,
     PackedFileError,
     PackedLayout,
     PackedWeights,
     PackedWriter,
     Section,
+    go_on,
     open_packed,
 )
 
@@ -81,12 +83,20 @@ class PackedCache:
             self._make_directory()
         return _key(self._hashes.compute(files, on_read), sections)
 
-    def open(self, key: str, sections: Sequence[Section], *, shared: bool = True) -> PackedWeights:
+    def open(
+        self,
+        key: str,
+        sections: Sequence[Section],
+        before_piece: BeforePiece = go_on,
+        *,
+        shared: bool = True,
+    ) -> PackedWeights:
         """Open packed weights, and note that they are in use.
 
         Args:
             key: Which.
             sections: Their form.
+            before_piece: See `open_packed`.
             shared: See `open_packed`.
 
         Returns:
@@ -96,7 +106,8 @@ class PackedCache:
             PackedFileError: They are not there, or damaged.
         """
         path = self._path(key)
-        weights = open_packed(path, PackedLayout(key, sections), shared=shared)
+        layout = PackedLayout(key, sections)
+        weights = open_packed(path, layout, before_piece, shared=shared)
         with contextlib.suppress(OSError):  # a cache that may only be read is still a cache
             os.utime(path)
         return weights

@@ -20,7 +20,7 @@ import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -33,14 +33,23 @@ VERSION = 1
 PAGE_BYTES = 4096
 """Sections start at multiples of it: more than any vector or cache line asks for."""
 
-MOVED_AT_ONCE = 64 * 2**20
-"""What `move_to_memory` has in memory twice."""
+PIECE_BYTES = 64 * 2**20
+"""A reader goes on to the next piece only if it is wanted; this one takes a fraction of a second.
+Also what `move_to_memory` has in memory twice."""
 
 LARGE_PAGES_FILE = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 _MAGIC = b"RTSPACK\n"
 _PREFIX = struct.Struct("<8sIIQ")
 """Magic, version, length of the header, checksum of the data."""
+
+
+BeforePiece: TypeAlias = Callable[[], None]
+"""Called before each piece that is read; what it raises ends the reading."""
+
+
+def go_on() -> None:
+    """A `BeforePiece` that never ends a reading."""
 
 
 class PackedFileError(Exception):
@@ -173,7 +182,11 @@ def has_large_pages() -> bool:
 
 
 def open_packed(
-    path: str | os.PathLike[str], layout: PackedLayout, *, shared: bool = True
+    path: str | os.PathLike[str],
+    layout: PackedLayout,
+    before_piece: BeforePiece = go_on,
+    *,
+    shared: bool = True,
 ) -> PackedWeights:
     """Map a packed file, or copy it into this process's own memory.
 
@@ -183,6 +196,7 @@ def open_packed(
     Args:
         path: The file.
         layout: What it has to hold.
+        before_piece: See `BeforePiece`; all is read once, and what is copied once more.
         shared: Whether to map it: all who do share its memory.
 
     Returns:
@@ -196,17 +210,18 @@ def open_packed(
     except OSError as error:
         raise PackedFileError(f"it cannot be opened: {error.strerror}") from error
     try:
-        return map_packed(descriptor, layout) if shared else _copy_packed(descriptor, layout)
+        read = _map_packed if shared else _copy_packed
+        return read(descriptor, layout, before_piece)
     except OSError as error:
         raise PackedFileError(f"it cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
 
 
-def map_packed(descriptor: int, layout: PackedLayout) -> PackedWeights:
-    """As `open_packed`, of an open file; may also raise OSError."""
+def _map_packed(descriptor: int, layout: PackedLayout, before_piece: BeforePiece) -> PackedWeights:
     _check_size(descriptor, layout)
-    return _checked(mmap.mmap(descriptor, layout.nbytes, prot=mmap.PROT_READ), layout)
+    file = mmap.mmap(descriptor, layout.nbytes, prot=mmap.PROT_READ)
+    return _checked(file, layout, before_piece)
 
 
 def _check_size(descriptor: int, layout: PackedLayout) -> None:
@@ -217,14 +232,17 @@ def _check_size(descriptor: int, layout: PackedLayout) -> None:
         raise PackedFileError(f"it has {status.st_size} bytes and not {layout.nbytes}")
 
 
-def _copy_packed(descriptor: int, layout: PackedLayout) -> PackedWeights:
+def _copy_packed(descriptor: int, layout: PackedLayout, before_piece: BeforePiece) -> PackedWeights:
     _check_size(descriptor, layout)
     try:
         memory = _large_pages(layout.nbytes)
     except OSError:  # there is a limit to this process's own memory: what is shared has none
-        return map_packed(descriptor, layout)
-    _read_fully(descriptor, memoryview(memory), 0)
-    return _checked(memory, layout)
+        return _map_packed(descriptor, layout, before_piece)
+    view = memoryview(memory)
+    for start in range(0, layout.nbytes, PIECE_BYTES):
+        before_piece()
+        _read_fully(descriptor, view[start : start + PIECE_BYTES], start)
+    return _checked(memory, layout, before_piece)
 
 
 def _large_pages(nbytes: int) -> mmap.mmap:
@@ -234,12 +252,15 @@ def _large_pages(nbytes: int) -> mmap.mmap:
     return memory
 
 
-def move_to_memory(descriptor: int, layout: PackedLayout) -> PackedWeights:
+def move_to_memory(
+    descriptor: int, layout: PackedLayout, before_piece: BeforePiece = go_on
+) -> PackedWeights:
     """Move a packed file into this process's own memory, for where none can be kept.
 
     Args:
         descriptor: The file, open for reading and writing; it is empty afterwards.
         layout: What it holds.
+        before_piece: See `BeforePiece`; all is moved, and then read once.
 
     Returns:
         Its sections.
@@ -251,10 +272,11 @@ def move_to_memory(descriptor: int, layout: PackedLayout) -> PackedWeights:
     memory = _large_pages(layout.nbytes)
     view = memoryview(memory)
     # From its end on, and cut off after each piece: it is never in memory twice.
-    for start in reversed(range(0, layout.nbytes, MOVED_AT_ONCE)):
-        _read_fully(descriptor, view[start : start + MOVED_AT_ONCE], start)
+    for start in reversed(range(0, layout.nbytes, PIECE_BYTES)):
+        before_piece()
+        _read_fully(descriptor, view[start : start + PIECE_BYTES], start)
         os.ftruncate(descriptor, start)
-    return _checked(memory, layout)
+    return _checked(memory, layout, before_piece)
 
 
 def _read_fully(descriptor: int, into: memoryview, offset: int) -> None:
@@ -265,15 +287,15 @@ def _read_fully(descriptor: int, into: memoryview, offset: int) -> None:
         into, offset = into[count:], offset + count
 
 
-def _checked(file: mmap.mmap, layout: PackedLayout) -> PackedWeights:
+def _checked(file: mmap.mmap, layout: PackedLayout, before_piece: BeforePiece) -> PackedWeights:
     view = memoryview(file).toreadonly()
-    prefix = layout.prefix(checksum(view[layout.data_offset :]))
+    prefix = layout.prefix(checksum(view[layout.data_offset :], before_piece))
     if view[: len(prefix)] != prefix:
         raise PackedFileError("its contents are damaged, or not those that are wanted")
     return layout.sections(view)
 
 
-def checksum(data: memoryview) -> int:
+def checksum(data: memoryview, before_piece: BeforePiece = go_on) -> int:
     """A checksum at the speed of memory: the 64-bit sum of each page, then a CRC of the sums.
 
     It finds any changed word, and pages that were lost or swapped. Reading all of a file costs
@@ -281,9 +303,15 @@ def checksum(data: memoryview) -> int:
 
     Args:
         data: Whole pages, at a page's start in memory.
+        before_piece: See `BeforePiece`.
 
     Returns:
         32 bits.
     """
-    words = np.frombuffer(data, np.uint64).reshape(-1, PAGE_BYTES // 8)
-    return zlib.crc32(words.sum(axis=1, dtype=np.uint64).tobytes())
+    crc = 0
+    for start in range(0, len(data), PIECE_BYTES):
+        before_piece()
+        words = np.frombuffer(data[start : start + PIECE_BYTES], np.uint64)
+        sums = words.reshape(-1, PAGE_BYTES // 8).sum(axis=1, dtype=np.uint64)
+        crc = zlib.crc32(sums.tobytes(), crc)
+    return crc

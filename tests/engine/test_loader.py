@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from realtime_serve.engine.loader import choose_dtype, load_llm
 from realtime_serve.errors import ConfigError, ModelLoadError
@@ -80,6 +81,27 @@ def test_auto_is_bfloat16_only_where_the_cpu_computes_in_it() -> None:
 def test_a_dtype_of_the_native_path_is_refused_by_torch(dtype: DType) -> None:
     with pytest.raises(ModelLoadError, match=f"'{dtype}' runs only on the native CPU path"):
         choose_dtype(dtype)
+
+
+def test_loading_can_be_ended_between_two_tensors() -> None:
+    class EnoughError(Exception):
+        pass
+
+    class Counted(DictCheckpoint):
+        num_read = 0
+
+        def tensor(self, name: str) -> Tensor:
+            self.num_read += 1
+            return super().tensor(name)
+
+    def end_before_the_fourth() -> None:
+        if checkpoint.num_read == 3:
+            raise EnoughError
+
+    checkpoint = Counted()
+    with pytest.raises(EnoughError):
+        load_llm(checkpoint, FLOAT32, before_tensor=end_before_the_fourth)
+    assert checkpoint.num_read == 3
 
 
 def test_a_step_gets_the_configured_threads() -> None:

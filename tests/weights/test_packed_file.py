@@ -285,14 +285,78 @@ def test_a_checksum_depends_on_every_page_and_on_their_order() -> None:
     assert checksum(memoryview(pages[: 2 * PAGE_BYTES])) != whole
 
 
+@pytest.mark.parametrize("num_pages", [1, 2, 5])
+def test_a_checksum_does_not_depend_on_the_pieces(
+    num_pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = memoryview(np.random.default_rng(0).bytes(5 * PAGE_BYTES))
+    whole = checksum(pages)
+    monkeypatch.setattr(packed_file, "PIECE_BYTES", num_pages * PAGE_BYTES)
+    assert checksum(pages) == whole
+
+
+# --- stopping -----------------------------------------------------------------
+
+
+class EnoughError(Exception):
+    """It has read so many pieces that are wanted."""
+
+
+class UpTo:
+    """Lets a reader read so many pieces."""
+
+    def __init__(self, num_wanted: int) -> None:
+        self.num_wanted = num_wanted
+        self.num_read = 0
+
+    def __call__(self) -> None:
+        if self.num_read == self.num_wanted:
+            raise EnoughError
+        self.num_read += 1
+
+
+def open_shared(path: Path, before_piece: UpTo) -> PackedWeights:
+    return open_packed(path, LAYOUT, before_piece)
+
+
+def open_copied(path: Path, before_piece: UpTo) -> PackedWeights:
+    return open_packed(path, LAYOUT, before_piece, shared=False)
+
+
+def move(path: Path, before_piece: UpTo) -> PackedWeights:
+    with path.open("rb+") as file:
+        return move_to_memory(file.fileno(), LAYOUT, before_piece)
+
+
+@pytest.mark.parametrize(("read", "num_passes"), [(open_shared, 0), (open_copied, 1), (move, 1)])
+def test_a_reader_can_be_ended_before_any_page_that_it_copies_or_checks(
+    path: Path,
+    read: Callable[[Path, UpTo], PackedWeights],
+    num_passes: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packed_file, "PIECE_BYTES", PAGE_BYTES)
+    num_checked = (LAYOUT.nbytes - LAYOUT.data_offset) // PAGE_BYTES
+    num_pieces = num_passes * LAYOUT.nbytes // PAGE_BYTES + num_checked
+    assert num_checked > 1
+    original, before = path.read_bytes(), os.listdir("/proc/self/fd")
+    for num_wanted in range(num_pieces):
+        path.write_bytes(original)
+        with pytest.raises(EnoughError):
+            read(path, UpTo(num_wanted))
+    path.write_bytes(original)
+    check(read(path, UpTo(num_pieces)))
+    assert os.listdir("/proc/self/fd") == before
+
+
 # --- into memory --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at_once", [PAGE_BYTES, 5000, 2**20])
+@pytest.mark.parametrize("at_once", [PAGE_BYTES, 3 * PAGE_BYTES, 2**20])
 def test_a_moved_file_is_in_memory_and_empty(
     path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_file, "MOVED_AT_ONCE", at_once)
+    monkeypatch.setattr(packed_file, "PIECE_BYTES", at_once)
     with path.open("rb+") as file:
         weights = move_to_memory(file.fileno(), LAYOUT)
     check(weights)
