@@ -30,6 +30,8 @@ from realtime_serve.weights.checkpoint import Checkpoint
 from realtime_serve.weights.packed_file import BeforePiece, PackedWeights
 
 if TYPE_CHECKING:
+    import torch
+
     from realtime_serve.nn.interface import CausalLM
 
 BFLOAT16_LEVELS = frozenset({"avx512_bf16", "amx"})
@@ -144,7 +146,7 @@ def runner_of_network(network: CausalLM, config: ModelConfig) -> LoadedRunner:
             "or leave device out.",
             param="device",
         )
-    _require_kv_cache_of_torch(config)
+    _require_kv_cache_of_torch(config, network.dtype)
     max_model_len = min(config.max_model_len or network.max_model_len, network.max_model_len)
     return _run_in_torch(network, choose_level(config.cpu_level), max_model_len)
 
@@ -255,12 +257,12 @@ def _load_in_torch(
     max_model_len: int,
     before_piece: BeforePiece,
 ) -> LoadedRunner:
-    from realtime_serve.engine.loader import load_llm
+    from realtime_serve.engine.loader import choose_dtype, load_llm
     from realtime_serve.engine.torch_device import CPU, CudaSupport, require_cuda
 
-    _require_kv_cache_of_torch(config)
     is_cpu = path.device == "cpu"
     device = CPU if is_cpu else require_cuda(CudaSupport.of_this_process())
+    _require_kv_cache_of_torch(config, choose_dtype(config.dtype, device))
     if path.notice is not None:
         checkpoint.notices.append(path.notice)
     checkpoint.notices.extend(unused_on_torch(config))
@@ -268,11 +270,12 @@ def _load_in_torch(
     return _run_in_torch(network, path.level, max_model_len)
 
 
-def _require_kv_cache_of_torch(config: ModelConfig) -> None:
-    if config.kv_cache_dtype != "auto":
+def _require_kv_cache_of_torch(config: ModelConfig, dtype: torch.dtype) -> None:
+    kept_in = str(dtype).removeprefix("torch.")
+    if config.kv_cache_dtype not in {"auto", kept_in}:
         raise ConfigError(
             f"kv_cache_dtype is {config.kv_cache_dtype!r}, but this network runs on torch, where "
-            "keys and values have the dtype of the network: leave kv_cache_dtype out.",
+            f"keys and values have the dtype of the network, {kept_in}: leave kv_cache_dtype out.",
             param="kv_cache_dtype",
         )
 

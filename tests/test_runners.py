@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -262,12 +262,30 @@ def test_a_cache_of_8_bits_reaches_the_native_network(gguf_path: str, tmp_path: 
 
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16", "int8"])
 def test_a_kv_cache_that_torch_does_not_have_is_refused(wanted: KVCacheDType) -> None:
-    config = ModelConfig(kv_cache_dtype=wanted)
-    with pytest.raises(ConfigError, match=r"runs on torch.*leave kv_cache_dtype out") as caught:
+    dtype: DType = "float32" if wanted == "bfloat16" else "bfloat16"
+    config = ModelConfig(dtype=dtype, num_threads=1, kv_cache_dtype=wanted)
+    refusal = rf"runs on torch.*the dtype of the network, {dtype}: leave kv_cache_dtype out"
+    with pytest.raises(ConfigError, match=refusal) as caught:
         load(DictCheckpoint(TORCH_KIND), config)
     assert caught.value.param == "kv_cache_dtype"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_kv_cache_that_torch_has_anyway_may_be_asked_for(
+    dtype: Literal["float32", "bfloat16"],
+) -> None:
+    config = ModelConfig(dtype=dtype, num_threads=1, kv_cache_dtype=dtype)
+    loaded = load(DictCheckpoint(TORCH_KIND), config)
+    unasked = load(DictCheckpoint(TORCH_KIND), dataclasses.replace(config, kv_cache_dtype="auto"))
+    assert loaded.runner.bytes_per_block == unasked.runner.bytes_per_block
+
+
+def test_of_a_network_of_ones_own_the_kv_cache_has_its_dtype() -> None:
+    network = HistoryModel(64)
+    assert network.dtype is torch.float32
+    runner_of_network(network, ModelConfig(kv_cache_dtype="float32"))
     with pytest.raises(ConfigError, match="runs on torch"):
-        runner_of_network(HistoryModel(64), config)
+        runner_of_network(network, ModelConfig(kv_cache_dtype="bfloat16"))
 
 
 # --- networks of somebody's own ---------------------------------------------------

@@ -167,8 +167,9 @@ class ModelConfig:
         dtype: Arithmetic of the network; "auto" takes bfloat16 where the device has it.
         cpu_level: Forces the instruction set of the native step; "auto" takes the best.
         max_model_len: Longest prompt plus output in tokens; None takes the model's own.
-        kv_cache_dtype: What keys and values are kept in, on the native path; "auto" is float32
-            beside the dtype float32, and else bfloat16. "int8" takes half of bfloat16's memory.
+        kv_cache_dtype: What keys and values are kept in; "auto" is float32 beside the dtype
+            float32, and else bfloat16. "int8" takes half of bfloat16's memory. In torch they have
+            the dtype of the network, and no other may be asked for.
         kv_cache_bytes: Memory for the KV cache of one process; a share is one of what the device
             has free once the weights are loaded, divided by the number of worker processes.
         enable_prefix_caching: Whether prompts that begin alike share what was computed.
