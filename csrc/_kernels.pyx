@@ -609,23 +609,51 @@ cdef object as_token(sampled chosen):
     return (chosen.token_id, chosen.logprob)
 
 
-def sample(float[::1] logits not None, row, *, str level, const uint32_t[::1] allowed=None):
+def sample_rows(float[:, ::1] logits not None, rows, *, str level,
+                const uint32_t[:, ::1] allowed=None):
     cdef const kernel_ops *ops = ops_of(level)
-    cdef int32_t vocab_size = <int32_t>logits.shape[0]
-    cdef sampling how
-    cdef sampled chosen
-    cdef void *scratch
+    cdef tuple given = tuple(rows)
+    cdef int32_t num_rows = <int32_t>len(given)
+    cdef int32_t vocab_size = <int32_t>logits.shape[1]
+    cdef sampling *how = NULL
+    cdef sampled *chosen = NULL
+    cdef void *scratch = NULL
+    cdef int32_t i
+    check_logits(logits.shape[0], vocab_size, num_rows)
+    if allowed is not None:
+        check_masks(allowed.shape[0], allowed.shape[1], num_rows, vocab_size)
+    try:
+        how = <sampling *>calloc(num_rows + 1, sizeof(sampling))
+        chosen = <sampled *>calloc(num_rows + 1, sizeof(sampled))
+        scratch = aligned_alloc(64, (sampler_scratch_bytes(vocab_size) + 63) // 64 * 64)
+        if how is NULL or chosen is NULL or scratch is NULL:
+            raise MemoryError()
+        kept = [read_sampling(&how[i], given[i], vocab_size) for i in range(num_rows)]
+        if allowed is not None:
+            for i in range(num_rows):
+                how[i].allowed = &allowed[i, 0]
+        with nogil:
+            for i in range(num_rows):
+                chosen[i] = ops.sample(&logits[i, 0], vocab_size, &how[i], scratch)
+        return [as_token(chosen[i]) for i in range(num_rows)]
+    finally:
+        free(how)
+        free(chosen)
+        free(scratch)
+
+
+cdef int check_logits(Py_ssize_t num_logits, int32_t vocab_size, int32_t num_rows) except -1:
     if vocab_size < 1:
         raise ValueError("logits are empty.")
-    kept = read_sampling(&how, row, vocab_size)
-    if allowed is not None:
-        if allowed.shape[0] * 32 < vocab_size:
-            raise ValueError(f"{allowed.shape[0]} words of `allowed` are not {vocab_size} bits.")
-        how.allowed = &allowed[0]
-    scratch = aligned_alloc(64, (sampler_scratch_bytes(vocab_size) + 63) // 64 * 64)
-    if scratch is NULL:
-        raise MemoryError()
-    with nogil:
-        chosen = ops.sample(&logits[0], vocab_size, &how, scratch)
-    free(scratch)
-    return as_token(chosen)
+    if num_logits != num_rows:
+        raise ValueError(f"logits have {num_logits} rows, but {num_rows} are to be sampled.")
+    return 0
+
+
+cdef int check_masks(Py_ssize_t num_masks, Py_ssize_t num_words, int32_t num_rows,
+                     int32_t vocab_size) except -1:
+    if num_masks != num_rows:
+        raise ValueError(f"`allowed` has {num_masks} rows, but {num_rows} are to be sampled.")
+    if num_words * 32 < vocab_size:
+        raise ValueError(f"{num_words} words of `allowed` are not {vocab_size} bits.")
+    return 0

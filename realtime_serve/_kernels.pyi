@@ -238,20 +238,25 @@ class Transformer:
             ValueError: As for `run`, or the logits have another shape.
         """
 
-def sample(
-    logits: _Memory, row: _SamplingRow, *, level: str, allowed: _Memory | None = None
-) -> tuple[int, float] | None:
-    """Choose one token.
+def sample_rows(
+    logits: _Memory,
+    rows: Iterable[_SamplingRow],
+    *,
+    level: str,
+    allowed: _Memory | None = None,
+) -> list[tuple[int, float] | None]:
+    """Choose a token for each row of logits. Releases the GIL but for the conversions.
 
     Args:
-        logits: float32, [vocab_size]; may be overwritten.
-        row: How to choose, as `engine.runner.SamplingRow`.
+        logits: float32, [rows, vocab_size]; may be overwritten.
+        rows: How to choose, as `engine.runner.SamplingRow`; gone through once.
         level: One of `cpu_levels()`.
-        allowed: uint32, bit i % 32 of word i / 32 says whether token i may be chosen.
+        allowed: uint32, [rows, words]; bit i % 32 of word i / 32 says whether token i may be
+            chosen.
 
     Returns:
-        Token id and log-probability; None if the logits hold NaN or plus infinity, or if no
-        token that may be chosen has a finite logit.
+        Token id and log-probability of each; None if the row's logits hold NaN or plus infinity,
+        or if no token that may be chosen has a finite logit.
 
     Raises:
         ValueError: There is no such level, or a size is wrong.

@@ -1,6 +1,7 @@
 """From logits to tokens, in C, for networks in torch: as the native step does with its own logits.
 
-One idea: on a CPU both paths choose alike. The same logits give the same tokens on either.
+One idea: on a CPU both paths choose alike, all rows of a step in one call. The same logits give
+the same tokens on either.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from realtime_serve._kernels import sample
+from realtime_serve._kernels import sample_rows
 from realtime_serve.engine.runner import SampledToken, SamplingRow
 
 
@@ -34,9 +35,5 @@ class NativeSampler:
             A token for each row; None where the logits hold NaN or plus infinity, or where
             no token that may be chosen has a finite logit.
         """
-        values = logits.contiguous().numpy()
-        chosen = [
-            sample(row_values, row, level=self._level)
-            for row_values, row in zip(values, rows, strict=True)
-        ]
+        chosen = sample_rows(logits.contiguous().numpy(), rows, level=self._level)
         return [None if token is None else SampledToken(*token) for token in chosen]

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from realtime_serve._kernels import cpu_levels, sample
+from realtime_serve._kernels import cpu_levels, sample_rows
+from realtime_serve.engine import native_sampler
 from realtime_serve.engine.runner import SamplingRow
 from realtime_serve.engine.sampler import Sampler, uniform
 from realtime_serve.types import SamplingParams
+from support.row_sampling import sample_row
 
 INF = math.inf
 LEVELS = cpu_levels()
@@ -29,14 +31,8 @@ def row(seed: int = 0, index: int = 0, banned: tuple[int, ...] = (), **params: A
     return SamplingRow(SamplingParams(**params), seed, index, banned)
 
 
-def native(
-    logits: Tensor, row: SamplingRow, level: str = LEVELS[-1], allowed: Any = None
-) -> tuple[int, float] | None:
-    return sample(logits.clone().numpy(), row, level=level, allowed=allowed)
-
-
 def native_id(logits: Tensor, row: SamplingRow, level: str = LEVELS[-1]) -> int | None:
-    token = native(logits, row, level)
+    token = sample_row(logits, row, level)
     return None if token is None else token[0]
 
 
@@ -106,7 +102,7 @@ def test_tokens_and_logprobs_are_those_of_the_torch_sampler(level: str) -> None:
     logits = like_a_language_model(3001, seed=1)
     rows = [row(seed, seed % 5, **filters) for filters in FILTERS for seed in range(20)]
     expected = Sampler().sample(logits.repeat(len(rows), 1), rows)
-    tokens = [native(logits, row, level) for row in rows]
+    tokens = [sample_row(logits, row, level) for row in rows]
     num_equal = 0
     for token, other in zip(tokens, expected, strict=True):
         assert token is not None
@@ -185,11 +181,45 @@ def test_only_allowed_tokens_are_chosen_and_keep_their_logprob(
     allowed = np.array([0x0F0F0F0F, 0, 0xFFFF0000, 0xFFFFFFF1], dtype=np.uint32)
     is_allowed = np.unpackbits(allowed.view(np.uint8), bitorder="little")[:100]
     for seed in range(20):
-        token = native(logits, row(seed, banned=(0, 96), **filters), level, allowed)
+        token = sample_row(logits, row(seed, banned=(0, 96), **filters), level, allowed)
         assert token is not None
         assert is_allowed[token[0]]
         assert token[0] not in (0, 96)
         assert token[1] == pytest.approx(logits.log_softmax(-1)[token[0]].item(), abs=1e-5)
+
+
+# --- rows together ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_row_gets_the_same_token_alone_and_among_others(level: str) -> None:
+    logits = torch.stack([like_a_language_model(700, seed) for seed in range(len(FILTERS))])
+    logits[3, 5] = math.nan
+    rows = [row(seed, 2, banned=(seed, 17), **each) for seed, each in enumerate(FILTERS)]
+    allowed = np.random.default_rng(0).integers(0, 2**32, (len(rows), 22), dtype=np.uint32)
+    tokens = sample_rows(logits.clone().numpy(), rows, level=level, allowed=allowed)
+    alone = [
+        sample_row(logits[i], rows[i], level=level, allowed=allowed[i]) for i in range(len(rows))
+    ]
+    assert tokens == alone
+    assert [token is None for token in tokens] == [index == 3 for index in range(len(rows))]
+
+
+def test_no_rows_get_no_tokens() -> None:
+    assert sample_rows(np.empty((0, 9), np.float32), [], level=LEVELS[-1]) == []
+
+
+def test_all_rows_of_a_step_are_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_rows = []
+
+    def count(logits: Any, rows: Any, *, level: str) -> list[tuple[int, float] | None]:
+        num_rows.append(len(logits))
+        return sample_rows(logits, rows, level=level)
+
+    monkeypatch.setattr(native_sampler, "sample_rows", count)
+    logits = like_a_language_model(700, seed=1).repeat(20, 1)
+    assert len(native_sampler.NativeSampler(LEVELS[-1]).sample(logits, [row()] * 20)) == 20
+    assert num_rows == [20]
 
 
 # --- failures -----------------------------------------------------------------
@@ -204,24 +234,34 @@ def test_unusable_logits_give_nothing_even_where_they_are_banned(
 ) -> None:
     banned = tuple(i for i, logit in enumerate(broken) if not logit <= 0)
     params = row(temperature=temperature, banned=banned)
-    assert [native(torch.tensor(broken), params, level) for level in LEVELS] == [None] * len(LEVELS)
+    tokens = [sample_row(torch.tensor(broken), params, level) for level in LEVELS]
+    assert tokens == [None] * len(LEVELS)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_with_no_token_to_choose_from_gives_nothing(temperature: float) -> None:
     logits = torch.tensor([1.0, -INF, 2.0])
-    assert native(logits, row(banned=(0, 2), temperature=temperature)) is None
+    assert sample_row(logits, row(banned=(0, 2), temperature=temperature)) is None
     nothing = np.array([0xFFFFFFF8], dtype=np.uint32)
-    assert native(logits, row(temperature=temperature), allowed=nothing) is None
+    assert sample_row(logits, row(temperature=temperature), allowed=nothing) is None
 
 
 def test_a_wrong_argument_is_refused_by_name() -> None:
     logits = torch.zeros(33)
     with pytest.raises(ValueError, match="level"):
-        native(logits, row(), "mmx")
+        sample_row(logits, row(), "mmx")
     with pytest.raises(ValueError, match="logits"):
-        native(torch.empty(0), row())
+        sample_row(torch.empty(0), row())
     with pytest.raises(ValueError, match="Token 33"):
-        native(logits, row(banned=(33,)))
-    with pytest.raises(ValueError, match="allowed"):
-        native(logits, row(), allowed=np.zeros(1, dtype=np.uint32))
+        sample_row(logits, row(banned=(33,)))
+    with pytest.raises(ValueError, match="1 words of `allowed` are not 33 bits"):
+        sample_row(logits, row(), allowed=np.zeros(1, dtype=np.uint32))
+    with pytest.raises(ValueError, match="`allowed` has 1 rows, but 2 are"):
+        sample_rows(
+            torch.zeros(2, 33).numpy(),
+            [row(), row()],
+            level=LEVELS[-1],
+            allowed=np.zeros((1, 2), dtype=np.uint32),
+        )
+    with pytest.raises(ValueError, match="logits have 2 rows, but 1 are"):
+        sample_rows(torch.zeros(2, 33).numpy(), [row()], level=LEVELS[-1])

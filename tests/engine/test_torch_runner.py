@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from realtime_serve._kernels import cpu_levels, sample
+from realtime_serve._kernels import cpu_levels
 from realtime_serve.engine.runner import BLOCK_SIZE, SamplingRow, ScheduledRows
 from realtime_serve.engine.torch_runner import TorchRunner, build_batch
 from realtime_serve.nn.interface import ForwardBatch, KVTensors
 from realtime_serve.types import SamplingParams
 from support.network import rows as work_of
+from support.row_sampling import sample_row
 from support.stub_model import HistoryModel
 
 CPU = torch.device("cpu")
@@ -138,7 +139,7 @@ def test_on_a_cpu_tokens_and_logprobs_are_the_c_samplers_to_the_bit(level: str) 
             row = SamplingRow(SamplingParams(**filters), seed, 3, banned_token_ids=(7,))
             (token,) = runner.run([ScheduledRows([5, 6, 7], 0, [3], [row])])
             logits = model.next_logits([5, 6, 7])
-            assert token == sample(logits.numpy(), row, level=level)
+            assert token == sample_row(logits, row, level)
             drawn.add(token)
     assert len(drawn) > 5, "the test needs draws that differ"
 
@@ -155,10 +156,7 @@ def test_each_row_is_sampled_with_its_own_settings_and_a_broken_one_fails_alone(
     rows = [SamplingRow(SamplingParams(**filters), 9, 0) for filters in FILTERS[:4]]
     work = [ScheduledRows([index], 0, [index], [row]) for index, row in enumerate(rows)]
     tokens = allocated_runner(Spoilt()).run(work)
-    expected = [
-        sample(logits[index].numpy(), row, level=cpu_levels()[-1]) for index, row in enumerate(rows)
-    ]
-    assert tokens == expected
+    assert tokens == [sample_row(*each) for each in zip(logits, rows, strict=True)]
     assert [token is None for token in tokens] == [False, False, True, False]
 
 

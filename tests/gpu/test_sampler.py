@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from realtime_serve._kernels import cpu_levels, sample
 from realtime_serve.engine.runner import SamplingRow
 from realtime_serve.engine.sampler import ROWS_AT_ONCE, Sampler
 from realtime_serve.types import SamplingParams
+from support.row_sampling import sample_row
 
 FILTERS: list[dict[str, Any]] = [
     {"temperature": 0.0},
@@ -56,7 +56,7 @@ def test_tokens_and_logprobs_are_those_of_the_c_sampler(device: torch.device, sh
     tokens = Sampler().sample(logits.repeat(len(rows), 1).to(device), rows)
     num_equal = 0
     for token, row in zip(tokens, rows, strict=True):
-        expected = sample(logits.clone().numpy(), row, level=cpu_levels()[-1])
+        expected = sample_row(logits, row)
         assert token is not None
         assert expected is not None
         if token.token_id == expected[0]:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from realtime_serve._kernels import cpu_levels, sample
 from realtime_serve.engine.runner import SamplingRow
 from realtime_serve.nn.interface import ForwardBatch, KVTensors, Span
 from realtime_serve.types import InferenceRequest
+from support.row_sampling import sample_row
 
 VOCAB_SIZE = 97
 """Prime, and small enough that every token turns up."""
@@ -104,7 +104,7 @@ def expected_tokens(
     while len(output) < min(sampling.max_tokens or room, room):
         banned = stop_ids if len(output) < sampling.min_tokens else ()
         row = SamplingRow(sampling, sampling.seed or seed, len(output), banned)
-        token = sample(model.next_logits(history).numpy(), row, level=cpu_levels()[-1])
+        token = sample_row(model.next_logits(history), row)
         assert token is not None
         token_id, _ = token
         output.append(token_id)
