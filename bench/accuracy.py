@@ -22,12 +22,13 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from outcome import exit_code_of
 from realtime_serve._kernels import Transformer, cpu_levels, shared_compute_pool
 from realtime_serve.default_model import default_model_path
 from realtime_serve.engine.native_runner import kv_format
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import BLOCK_SIZE, SamplingRow, ScheduledRows
-from realtime_serve.errors import ModelLoadError, ServeError
+from realtime_serve.errors import ModelLoadError
 from realtime_serve.model_files import load_packed
 from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.nn.native_llama import NativeShape, unsupported_reason
@@ -323,22 +324,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 if nothing could be measured.
     """
     args = argument_parser().parse_args(argv)
-    try:
-        checkpoint = open_checkpoint(args.model or default_model_path())
-        token_ids = encode(checkpoint, args.text.read_text(encoding="utf-8"))
-        num_predicted = sum(len(window) - 1 for window in windows(token_ids))
-        if num_predicted == 0:
-            raise ValueError(f"{args.text} has no two tokens, so there is nothing to predict")
-        print(
-            f"{checkpoint.name} on {args.text.name}: {num_predicted} tokens predicted, in windows "
-            f"of {WINDOW_TOKENS}; float32 is that of level {cpu_levels()[-1]}.\n\n{HEADER}"
-        )
-        for line in measure(checkpoint, token_ids, args.levels, args.kv_cache_dtype):
-            print(line, flush=True)
-    except (ServeError, OSError, ValueError) as error:
-        print(f"Nothing measured: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code_of(lambda: print_table(args))
+
+
+def print_table(args: argparse.Namespace) -> None:
+    """Open the model, measure, and print the rows as they come.
+
+    Raises:
+        ServeError: The model cannot be used.
+        OSError: The text cannot be read.
+        ValueError: There is no text, or it is not UTF-8.
+    """
+    checkpoint = open_checkpoint(args.model or default_model_path())
+    token_ids = encode(checkpoint, args.text.read_text(encoding="utf-8"))
+    num_predicted = sum(len(window) - 1 for window in windows(token_ids))
+    if num_predicted == 0:
+        raise ValueError(f"{args.text} has no two tokens, so there is nothing to predict")
+    print(
+        f"{checkpoint.name} on {args.text.name}: {num_predicted} tokens predicted, in windows "
+        f"of {WINDOW_TOKENS}; float32 is that of level {cpu_levels()[-1]}.\n\n{HEADER}"
+    )
+    for line in measure(checkpoint, token_ids, args.levels, args.kv_cache_dtype):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import gevent.monkey
 
+from outcome import exit_code_of
 from realtime_serve.errors import ServeError
 from realtime_serve.model import Model
 from realtime_serve.server import new_request_id
@@ -146,7 +147,7 @@ def _read(stream: TokenStream, failures: list[ServeError]) -> None:
 
 
 def full_steps(times: Sequence[StepTime], num_streams: int) -> tuple[list[float], list[float]]:
-    """Steps that gave each of the streams a token and had no part of a prompt.
+    """Steps that computed one token of each of the streams, and gave each the next one.
 
     Args:
         times: Steps, one after the other.
@@ -155,11 +156,13 @@ def full_steps(times: Sequence[StepTime], num_streams: int) -> tuple[list[float]
     Returns:
         Their durations, and the intervals between those that follow each other; in seconds.
     """
-    durations = [step.duration_s for step in times if step.num_tokens == num_streams]
+    # As many tokens might be a prompt's; but then, not as many streams have got one.
+    is_full = [step.num_tokens == step.num_streams == num_streams for step in times]
+    durations = [step.duration_s for step, full in zip(times, is_full, strict=True) if full]
     intervals = [
         after.start_s - before.start_s
-        for before, after in pairwise(times)
-        if before.num_tokens == after.num_tokens == num_streams
+        for (before, after), both_full in zip(pairwise(times), pairwise(is_full), strict=True)
+        if all(both_full)
     ]
     return durations, intervals
 
@@ -324,22 +327,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.gevent:
         gevent.monkey.patch_all()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    return exit_code_of(lambda: measure_model(options))
+
+
+def measure_model(options: argparse.Namespace) -> None:
+    """Open the model, measure, and print the figures.
+
+    Raises:
+        ServeError: The model cannot be loaded, or a stream has failed.
+        ValueError: The runs were too short.
+        OSError: The file cannot be written.
+    """
     load = HubLoad(options.busy_ms / 1000, options.period_ms / 1000)
     times: list[StepTime] = []
+    config = ModelConfig(path=options.model, dtype=options.dtype)
+    model = open_model(config, max(options.streams), times)
+    model.start()
     try:
-        config = ModelConfig(path=options.model, dtype=options.dtype)
-        model = open_model(config, max(options.streams), times)
-        model.start()
-        try:
-            model.wait_ready()
-            report(model, measure(model, times, options, load), options)
-        finally:
-            model.stop()
-            model.join()
-    except (ServeError, OSError, ValueError) as error:
-        print(f"Nothing measured: {error}", file=sys.stderr)
-        return 2
-    return 0
+        model.wait_ready()
+        report(model, measure(model, times, options, load), options)
+    finally:
+        model.stop()
+        model.join()
 
 
 def report(model: Model, levels: Iterator[Level], options: argparse.Namespace) -> None:

@@ -21,11 +21,13 @@ class StepTime(NamedTuple):
         start_s: Its begin, on time.perf_counter()'s clock.
         duration_s: How long the inference thread was in it.
         num_tokens: What it computed.
+        num_streams: How many streams got a token.
     """
 
     start_s: float
     duration_s: float
     num_tokens: int
+    num_streams: int
 
 
 class TimedEngine:
@@ -59,7 +61,8 @@ class TimedEngine:
         start_s = time.perf_counter()
         output = self._engine.step(now_s)
         duration_s = time.perf_counter() - start_s
-        self._times.append(StepTime(start_s, duration_s, output.num_scheduled_tokens))
+        num_tokens, num_streams = output.num_scheduled_tokens, len(output.updated)
+        self._times.append(StepTime(start_s, duration_s, num_tokens, num_streams))
         return output
 
     def stats(self) -> EngineStats:

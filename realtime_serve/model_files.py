@@ -29,6 +29,7 @@ from realtime_serve.weights.packed_file import (
     PackedLayout,
     PackedWeights,
     Section,
+    data_nbytes,
     go_on,
     has_large_pages,
     move_to_memory,
@@ -76,7 +77,7 @@ def load_packed(
     sections = Packing(checkpoint, dtype).sections
     directory = cache_directory(cache_dir)
     if directory is not None:
-        shared = share or not _fit_large_pages(PackedLayout("", sections).nbytes)
+        shared = share or not _fit_large_pages(data_nbytes(sections))
         try:
             return _from_cache(
                 checkpoint,

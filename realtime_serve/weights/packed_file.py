@@ -107,7 +107,7 @@ class PackedLayout:
             {"key": key, "sections": [asdict(section) for section in sections]}
         ).encode()
         self.data_offset = _round_up(_PREFIX.size + len(self.header))
-        self.nbytes = self.data_offset + sum(_round_up(section.nbytes) for section in sections)
+        self.nbytes = self.data_offset + data_nbytes(sections)
 
     def sections(self, file: memoryview) -> dict[str, PackedSection]:
         """The sections of a file in memory."""
@@ -127,6 +127,11 @@ class PackedLayout:
         for section in self._sections:
             yield offset
             offset += _round_up(section.nbytes)
+
+
+def data_nbytes(sections: Sequence[Section]) -> int:
+    """Bytes that sections take in a file or in memory, without the header before them."""
+    return sum(_round_up(section.nbytes) for section in sections)
 
 
 def _round_up(nbytes: int) -> int:

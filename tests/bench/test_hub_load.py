@@ -44,8 +44,8 @@ def same_switch_interval() -> Iterator[None]:
 
 
 def steps(*tokens: int) -> list[StepTime]:
-    """One every 10 s; each takes as many seconds as it has tokens."""
-    return [StepTime(10.0 * i, float(count), count) for i, count in enumerate(tokens)]
+    """One every 10 s; each takes as many seconds as it has tokens, which all are of streams."""
+    return [StepTime(10.0 * i, float(count), count, count) for i, count in enumerate(tokens)]
 
 
 def run_of(durations_s: Sequence[float], intervals_s: Sequence[float], share: float = 0.0) -> Run:
@@ -56,6 +56,14 @@ def test_only_steps_with_a_token_of_every_stream_count() -> None:
     durations_s, intervals_s = full_steps(steps(64, 33, 2, 2, 1, 2, 2, 2, 1), 2)
     assert durations_s == [2.0] * 5
     assert intervals_s == [10.0] * 3
+
+
+def test_a_part_of_a_prompt_with_as_many_tokens_as_there_are_streams_is_no_full_step() -> None:
+    times = steps(2, 2, 2, 2)
+    times[1] = times[1]._replace(num_streams=0)
+    durations_s, intervals_s = full_steps(times, 2)
+    assert durations_s == [2.0] * 3
+    assert intervals_s == [10.0]
 
 
 def test_figures_are_medians_over_all_runs() -> None:

@@ -22,6 +22,7 @@ from realtime_serve.weights.packed_file import (
     PackedWriter,
     Section,
     checksum,
+    data_nbytes,
     has_large_pages,
     move_to_memory,
     open_packed,
@@ -271,6 +272,11 @@ def test_too_little_room_is_an_error_before_anything_is_written(tmp_path: Path) 
         env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])},
     )
     assert finished.stdout == "refused\n"
+
+
+def test_the_size_of_the_sections_is_that_of_the_file_without_its_header() -> None:
+    assert data_nbytes(SECTIONS) == PAGE_BYTES + 2 * PAGE_BYTES + PAGE_BYTES
+    assert LAYOUT.nbytes == LAYOUT.data_offset + data_nbytes(SECTIONS)
 
 
 # --- checksums ----------------------------------------------------------------
