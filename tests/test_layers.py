@@ -119,7 +119,7 @@ def files_on_the_architecture_page() -> set[str]:
 
 
 def test_the_architecture_page_has_a_line_for_every_file() -> None:
-    sources = {".py", ".pyi", ".pyx", ".pxd", ".c", ".h"}
+    sources = {".py", ".pyi", ".pyx", ".pxi", ".pxd", ".c", ".h"}
     present = {
         str(path.relative_to(ROOT))
         for folder in ("realtime_serve", "csrc")

@@ -102,7 +102,8 @@ def test_the_wheel_has_the_package_and_nothing_else(distributions: Distributions
     names = distributions.wheel_names()
     top_level = {name.partition("/")[0] for name in names}
     assert {name for name in top_level if not name.endswith(".dist-info")} == {"realtime_serve"}
-    assert not [name for name in names if name.endswith((".c", ".h", ".pyx", ".pxd", ".pyc"))]
+    sources = (".c", ".h", ".pyx", ".pxi", ".pxd", ".pyc")
+    assert not [name for name in names if name.endswith(sources)]
 
 
 def test_the_wheel_has_every_module_and_type(distributions: Distributions) -> None:
