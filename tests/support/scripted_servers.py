@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-from realtime_serve import InferenceServer, ModelConfig, ServerConfig
+from realtime_serve import (
+    InferenceServer,
+    ModelConfig,
+    SamplingParams,
+    ServerConfig,
+    TokenStream,
+)
+from realtime_serve.native import Lock
 from realtime_serve.nn.interface import ForwardBatch
 from serve_model import Alphabet, byte_level_text
 
 TEXT = byte_level_text()
+
+GREEDY = SamplingParams(temperature=0)
+ONE_TOKEN = SamplingParams(temperature=0, max_tokens=1)
+ONE_SEAT = ServerConfig(max_num_seqs=1, max_batch_tokens=16, max_queue_depth=3)
 
 
 class EndlessAlphabet(Alphabet):
@@ -35,6 +47,30 @@ class GatedAlphabet(EndlessAlphabet):
     def forward(self, batch: ForwardBatch, kv_cache: object) -> Tensor:
         self._before_step(batch)
         return super().forward(batch, kv_cache)
+
+
+class Gate:
+    """Lets the inference thread step only while it is open; made of a native lock."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.steps: list[list[int]] = []
+
+    def __call__(self, batch: ForwardBatch) -> None:
+        self.steps.append(batch.token_ids.tolist())
+        with self._lock:
+            pass
+
+    def __enter__(self) -> None:
+        self._lock.__enter__()
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._lock.__exit__(*exc_info)
+
+
+def text_of(stream: TokenStream) -> str:
+    """What the rest of a stream says."""
+    return "".join(token.text for token in stream)
 
 
 def serve(network: Callable[[], Alphabet], config: ServerConfig | None = None) -> InferenceServer:

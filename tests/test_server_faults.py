@@ -1,0 +1,164 @@
+"""What fails in an InferenceServer fails alone: a request, a model, a process that forked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from realtime_serve import (
+    InferenceRequest,
+    InferenceServer,
+    ModelConfig,
+    ModelState,
+    SamplingParams,
+    ServerConfig,
+)
+from realtime_serve.errors import (
+    ConfigError,
+    DeadlineExceededError,
+    EngineError,
+    InvalidRequestError,
+    ModelLoadError,
+    NotReadyError,
+)
+from realtime_serve.nn.interface import ForwardBatch
+from serve_model import Alphabet
+from support.scripted_servers import (
+    GREEDY,
+    ONE_TOKEN,
+    TEXT,
+    EndlessAlphabet,
+    alphabet_server,
+    serve,
+    text_of,
+)
+
+
+@pytest.fixture
+def server() -> Iterator[InferenceServer]:
+    with alphabet_server() as server:
+        yield server
+
+
+@pytest.fixture
+def endless() -> Iterator[InferenceServer]:
+    with serve(EndlessAlphabet) as server:
+        yield server
+
+
+class Fragile(EndlessAlphabet):
+    """Fails whenever the letter q is computed."""
+
+    def forward(self, batch: ForwardBatch, kv_cache: object) -> Tensor:
+        if TEXT.tokenizer.encode("q")[0] in batch.token_ids.tolist():
+            raise RuntimeError("q is too much")
+        return super().forward(batch, kv_cache)
+
+
+def test_a_failing_request_fails_alone() -> None:
+    with serve(Fragile) as server:
+        well = server.generate("a", sampling=SamplingParams(temperature=0, max_tokens=14))
+        ill = server.generate("n", sampling=GREEDY)
+        with pytest.raises(EngineError):
+            text_of(ill)
+        assert text_of(well) == "bcdefghijklmno"
+        assert text_of(server.generate("a", sampling=ONE_TOKEN)) == "b"
+
+
+def test_a_network_that_cannot_be_built_fails_its_model_only() -> None:
+    def explode() -> Alphabet:
+        raise OSError("no such weights")
+
+    with alphabet_server() as server:
+        with pytest.raises(ModelLoadError, match="no such weights"):
+            server.register_model(ModelConfig(name="broken"), network=explode, text=TEXT)
+        assert server.health().models["broken"] is ModelState.FAILED
+        assert text_of(server.generate("x", model="alphabet", sampling=GREEDY)) == "yz"
+
+
+def test_a_model_takes_the_place_of_one_that_failed() -> None:
+    def explode() -> Alphabet:
+        raise OSError("no such weights")
+
+    with InferenceServer() as server:
+        with pytest.raises(ModelLoadError):
+            server.register_model(ModelConfig(name="x"), network=explode, text=TEXT)
+        config = ModelConfig(name="x")
+        server.register_model(config, network=lambda: Alphabet(TEXT), text=TEXT)
+        assert text_of(server.generate("x", model="x", sampling=GREEDY)) == "yz"
+        with pytest.raises(InvalidRequestError, match="served already"):
+            server.register_model(config, network=lambda: Alphabet(TEXT), text=TEXT)
+
+
+def test_a_failed_model_tells_clients_no_internals_and_keeps_no_requests() -> None:
+    def explode() -> Alphabet:
+        raise OSError("/secret/path")
+
+    with InferenceServer() as server:
+        with pytest.raises(ModelLoadError, match="/secret/path"):
+            server.register_model(ModelConfig(name="x"), network=explode, text=TEXT)
+        errors = []
+        for _ in range(2):
+            with pytest.raises(NotReadyError) as caught:
+                server.generate("a", model="x")
+            errors.append(caught.value)
+        assert errors[0] is not errors[1]  # one shared error would keep every traceback
+        assert "secret" not in errors[0].message
+
+
+def test_a_request_id_that_is_running_is_refused_alone(endless: InferenceServer) -> None:
+    def request(max_tokens: int) -> InferenceRequest:
+        return InferenceRequest(
+            request_id="twice",
+            model="alphabet",
+            prompt_token_ids=tuple(TEXT.tokenizer.encode("a")),
+            sampling=SamplingParams(temperature=0, max_tokens=max_tokens),
+        )
+
+    first = endless.submit(request(90_000))
+    first.read()
+    with pytest.raises(InvalidRequestError, match="twice"):
+        list(endless.submit(request(5)))
+    first.close()
+    assert len(list(endless.generate("a", sampling=ONE_TOKEN))) == 1
+
+
+def test_a_request_that_the_engine_cannot_even_read_fails_alone(endless: InferenceServer) -> None:
+    odd: Any = ("a",)
+    request = InferenceRequest(request_id="odd", model="alphabet", prompt_token_ids=odd)
+    with pytest.raises(EngineError):
+        list(endless.submit(request))
+    assert len(list(endless.generate("a", sampling=ONE_TOKEN))) == 1
+
+
+def test_a_stalled_stream_gives_its_seat_back_at_its_deadline() -> None:
+    config = ServerConfig(max_num_seqs=1, max_batch_tokens=16, ring_capacity=4)
+    with serve(EndlessAlphabet, config) as server:
+        stalled = server.generate("a", sampling=GREEDY, timeout_s=0.1)  # nobody reads it
+        assert text_of(server.generate("b", sampling=ONE_TOKEN)) == "c"
+        with pytest.raises(DeadlineExceededError):
+            text_of(stalled)
+
+
+def test_a_server_that_was_started_before_a_fork_refuses_after_it(
+    server: InferenceServer,
+) -> None:
+    child = os.fork()
+    if child == 0:
+        try:
+            server.generate("a")
+        except ConfigError:
+            os._exit(0 if not server.health().ready else 2)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_missing_file_is_a_load_error(tmp_path: Path) -> None:
+    with InferenceServer() as server, pytest.raises(ModelLoadError, match="absent"):
+        server.register_model(ModelConfig(path=str(tmp_path / "absent.gguf")))
