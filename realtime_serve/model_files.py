@@ -34,6 +34,7 @@ from realtime_serve.weights.packed_file import (
     has_large_pages,
     move_to_memory,
 )
+from realtime_serve.worker_processes import num_worker_processes
 
 PACKING_CHILD = "realtime_serve.engine.packing_child"
 
@@ -41,7 +42,8 @@ OnProgress: TypeAlias = Callable[[float], None]
 """Told often which share of the packing is done; what it raises ends the packing."""
 
 MAX_COPIED_SHARE = 0.5
-"""Of the free memory, what a copy of the weights may take; greater ones are mapped and shared."""
+"""Of the free memory, what the copies of all workers may take; greater ones are mapped and
+shared."""
 
 PROGRESS_INTERVAL_S = 0.1
 """It is told at least this often, however long the child is silent: a stop is not to wait for a
@@ -118,8 +120,9 @@ def cache_directory(cache_dir: str | None) -> Path | None:
 
 
 def _fit_large_pages(nbytes: int) -> bool:
-    """A copy of its own is not worth that a KV cache, or another worker, finds no memory."""
-    return has_large_pages() and nbytes <= MAX_COPIED_SHARE * free_memory_bytes()
+    """A copy in each worker is not worth that a KV cache, or another worker, finds no memory."""
+    copies_nbytes = nbytes * num_worker_processes()
+    return has_large_pages() and copies_nbytes <= MAX_COPIED_SHARE * free_memory_bytes()
 
 
 def _from_cache(

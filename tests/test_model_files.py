@@ -88,6 +88,26 @@ def test_weights_are_mapped_if_they_are_shared_or_large_pages_are_missing_or_mem
     del weights
 
 
+@pytest.mark.parametrize(("num_workers", "is_mapped"), [(2, False), (3, True)])
+def test_weights_are_mapped_if_memory_is_short_for_a_copy_in_each_worker(
+    *,
+    num_workers: int,
+    is_mapped: bool,
+    model: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Load(model, cache)
+    room_for_two = 2 * packed_file(cache).stat().st_size
+    free_bytes = int(room_for_two / model_files.MAX_COPIED_SHARE)
+    monkeypatch.setattr(model_files, "has_large_pages", lambda: True)
+    monkeypatch.setattr(model_files, "free_memory_bytes", lambda: free_bytes)
+    monkeypatch.setattr(model_files, "num_worker_processes", lambda: num_workers)
+    weights = load_packed(open_checkpoint(str(model)), "q8", str(cache), lambda _: None)
+    assert is_mapped_from(cache) is is_mapped
+    del weights
+
+
 def test_weights_are_mapped_where_this_process_may_have_no_more_memory_of_its_own(
     model: Path, cache: Path
 ) -> None:

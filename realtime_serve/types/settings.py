@@ -171,7 +171,8 @@ class ModelConfig:
             float32, and else bfloat16. "int8" takes half of bfloat16's memory. In torch they have
             the dtype of the network, and no other may be asked for.
         kv_cache_bytes: Memory for the KV cache of one process; a share is one of what the device
-            has free once the weights are loaded, divided by the number of worker processes.
+            has free once the weights are loaded, divided by the number of worker processes. A
+            large one leaves no room for the weights of those that start later.
         enable_prefix_caching: Whether prompts that begin alike share what was computed.
         num_threads: Threads of one step; None takes the CPUs this process may use.
         cache_dir: Where packed weights are kept; None takes realtime-serve in the user's
