@@ -118,6 +118,8 @@ static void begin(const struct attention *attention, const struct attention_meth
                   const struct attention_tile *tile)
 {
     struct attention_scratch *scratch = attention->scratch;
+    if (method->begin_products != NULL)
+        method->begin_products(attention);
     float scale = 1.0f / sqrtf((float)attention->head_dim);
     prefetch_out(attention, tile->out);
     for (int32_t i = 0; i < attention->num_queries; i++)

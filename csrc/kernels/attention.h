@@ -53,6 +53,10 @@ struct attention {
 };
 
 struct attention_method {
+    /* Before the products of some queries; nothing else runs on the thread between these. NULL if
+     * there is nothing to do. */
+    void (*begin_products)(const struct attention *attention);
+
     /* Store a query times `scale`. */
     void (*store_query)(const struct attention *attention, int32_t query, const float *values,
                         float scale);

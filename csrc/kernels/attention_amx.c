@@ -32,9 +32,9 @@
 #define KEY_DIMS 32   /* of a product of keys */
 #define VALUE_DIMS 16 /* of a product of values */
 
-static void configure(int32_t num_queries)
+static void begin_products(const struct attention *attention)
 {
-    uint8_t rows = (uint8_t)num_queries;
+    uint8_t rows = (uint8_t)attention->num_queries;
     struct amx_configuration configuration = {
         .palette = 1,
         .row_bytes = {64, 64, 64, 64, KV_BLOCK_TOKENS * sizeof(bf16), 64},
@@ -63,7 +63,6 @@ static void score_block(const struct attention *attention, int32_t block)
 
 static void multiply_keys(const struct attention *attention)
 {
-    configure(attention->num_queries);
     amx_expose(); /* the queries */
     for (int32_t block = 0; block < attention->num_blocks; block++)
         score_block(attention, block);
@@ -92,7 +91,6 @@ static void multiply_values(const struct attention *attention)
 {
     int32_t prefetch_bytes = (int32_t)attention->block_bytes;
     size_t stride = (size_t)attention->head_dim * sizeof(float);
-    configure(attention->num_queries);
     amx_expose(); /* the weights and the output */
     for (int32_t d = 0; d < attention->head_dim; d += 2 * VALUE_DIMS) {
         float *output = attention->output + d;
@@ -108,6 +106,7 @@ static void multiply_values(const struct attention *attention)
 }
 
 const struct attention_method KERNEL(attention_bf16) = {
+    .begin_products = begin_products,
     .store_query = KERNEL(attention_store_rounded),
     .multiply_keys = multiply_keys,
     .exponentiate = KERNEL(attention_exponentiate_rounded),
