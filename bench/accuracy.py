@@ -25,7 +25,7 @@ import numpy.typing as npt
 from outcome import exit_code_of
 from realtime_serve._kernels import Transformer, cpu_levels, shared_compute_pool
 from realtime_serve.default_model import default_model_path
-from realtime_serve.engine.native_runner import kv_format
+from realtime_serve.engine.native_runner import activation_format, kv_format
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import BLOCK_SIZE, SamplingRow, ScheduledRows
 from realtime_serve.errors import ModelLoadError
@@ -33,7 +33,13 @@ from realtime_serve.model_files import load_packed
 from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.nn.native_llama import NativeShape, unsupported_reason
 from realtime_serve.text.model import load_gguf_text, load_hf_text
-from realtime_serve.types import KV_CACHE_DTYPES, NO_CACHE_DIR, KVCacheDType, SamplingParams
+from realtime_serve.types import (
+    KV_CACHE_DTYPES,
+    NO_CACHE_DIR,
+    ActivationDType,
+    KVCacheDType,
+    SamplingParams,
+)
 from realtime_serve.weights.checkpoint import Checkpoint, open_checkpoint
 from realtime_serve.weights.packed_file import PackedWeights
 
@@ -50,11 +56,17 @@ CHUNK_TOKENS = 64
 
 DTYPES: Sequence[PackedDType] = get_args(PackedDType)
 
+ACTIVATION_DTYPES: dict[PackedDType, Sequence[ActivationDType]] = {
+    "q8": ("bfloat16", "int8"),
+    "q4": ("bfloat16", "int8"),
+}
+"""Where there is a choice."""
+
 REFERENCE: PackedDType = "float32"
 
 HEADER = (
-    "| dtype | CPU level | weights read a step, MB | KL from float32, nats a token "
-    "| same most likely token | perplexity |\n|---|---|---:|---:|---:|---:|"
+    "| dtype | activations | CPU level | weights read a step, MB | KL from float32, nats a token "
+    "| same most likely token | perplexity |\n|---|---|---|---:|---:|---:|---:|"
 )
 
 
@@ -70,6 +82,7 @@ class Network:
         dtype: Its arithmetic.
         level: The CPU level of its kernels.
         kv_cache_dtype: What its keys and values are kept in; "auto" is as the server has it.
+        activation_dtype: What quantised weights are multiplied with; likewise.
     """
 
     def __init__(
@@ -78,7 +91,9 @@ class Network:
         weights: PackedWeights,
         dtype: PackedDType,
         level: str,
+        *,
         kv_cache_dtype: KVCacheDType = "auto",
+        activation_dtype: ActivationDType = "auto",
     ) -> None:
         pool = shared_compute_pool()
         self._vocab_size = shape.vocab_size
@@ -90,6 +105,7 @@ class Network:
             num_threads=pool.num_threads,
             max_rows=CHUNK_TOKENS,
             max_outputs=CHUNK_TOKENS,
+            activations=activation_format(activation_dtype, level),
         )
         self._transformer.allocate_kv_cache(kv_format(dtype, kv_cache_dtype), len(_BLOCK_TABLE))
 
@@ -230,27 +246,44 @@ def measure(
     reference = Network(shape, exact, REFERENCE, cpu_levels()[-1])
     for dtype in DTYPES:
         weights = exact if dtype == REFERENCE else _pack(checkpoint, dtype)
-        for level in levels:
-            other = Network(shape, weights, dtype, level, kv_cache_dtype)
-            yield row(dtype, level, weights, compare(reference, other, token_ids))
+        for activation_dtype in ACTIVATION_DTYPES.get(dtype, ("auto",)):
+            for level in levels:
+                other = Network(
+                    shape,
+                    weights,
+                    dtype,
+                    level,
+                    kv_cache_dtype=kv_cache_dtype,
+                    activation_dtype=activation_dtype,
+                )
+                divergence = compare(reference, other, token_ids)
+                yield row(dtype, activation_dtype, level, weights, divergence)
 
 
 def _pack(checkpoint: Checkpoint, dtype: PackedDType) -> PackedWeights:
     return load_packed(checkpoint, dtype, NO_CACHE_DIR, lambda _: None)
 
 
-def row(dtype: str, level: str, weights: PackedWeights, divergence: Divergence) -> str:
+def row(
+    dtype: str,
+    activation_dtype: str,
+    level: str,
+    weights: PackedWeights,
+    divergence: Divergence,
+) -> str:
     """One row of the table, in Markdown.
 
     Args:
         dtype: The arithmetic.
+        activation_dtype: What the weights were multiplied with; "auto" where it is the dtype.
         level: The CPU level.
         weights: Packed for that arithmetic.
         divergence: What came out.
     """
+    activations = dtype if activation_dtype == "auto" else activation_dtype
     megabytes = step_nbytes(weights) / 1e6
     return (
-        f"| {dtype} | {level} | {megabytes:.0f} | {divergence.mean_kl:.1e} "
+        f"| {dtype} | {activations} | {level} | {megabytes:.0f} | {divergence.mean_kl:.1e} "
         f"| {divergence.agreement:.1%} | {divergence.perplexity:.3f} |"
     )
 

@@ -8,11 +8,17 @@ cdef extern from "kernels/matrix.h" nogil:
         WEIGHTS_Q8
         WEIGHTS_Q4
 
+    cdef enum activation_format:
+        ACTIVATIONS_F32
+        ACTIVATIONS_BF16
+        ACTIVATIONS_Q8
+
     cdef struct matrix:
         weight_format format
         int32_t num_columns
         int32_t depth
         const void *panels
+        activation_format rows
 
     const int GROUP_SIZE
     int32_t matrix_num_panels(int32_t num_columns)

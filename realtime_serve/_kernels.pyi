@@ -171,6 +171,8 @@ class Transformer:
         num_threads: Threads of a step, at most the pool's.
         max_rows: Most tokens of a step, at least 1.
         max_outputs: Most tokens that a step chooses, at least 0.
+        activations: "int8" or "bf16": what rows are rounded to before they are multiplied
+            with "q8" and "q4" weights.
 
     Raises:
         ValueError: A size or a number does not fit, or a section is not as the shape asks for.
@@ -188,6 +190,7 @@ class Transformer:
         num_threads: int,
         max_rows: int,
         max_outputs: int,
+        activations: str = "int8",
     ) -> None: ...
     def allocate_kv_cache(self, format: str, num_blocks: int) -> None:
         """Make the KV cache; once, but again after a failure.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from realtime_serve._kernels import Transformer, cpu_levels, shared_compute_pool
 from realtime_serve.engine import host_memory
 from realtime_serve.engine.checkpoint_fit import longest_sequence
-from realtime_serve.engine.native_runner import NativeRunner, kv_format
+from realtime_serve.engine.native_runner import NativeRunner, activation_format, kv_format
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import ModelRunner
 from realtime_serve.engine.speculation import max_samples
@@ -246,6 +246,7 @@ def _native_runner(
         num_threads=choose_num_threads(config.num_threads, pool.num_threads, notices),
         max_rows=batch_config.max_batch_tokens,
         max_outputs=max_samples(batch_config),
+        activations=activation_format(config.activation_dtype, path.level),
     )
     return NativeRunner(transformer, shape, kv_format(path.dtype, config.kv_cache_dtype))
 

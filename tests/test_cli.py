@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from realtime_serve.cli import _environment, gunicorn_command, main
 from realtime_serve.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, FIELDS, load_config
 from realtime_serve.types import (
+    ACTIVATION_DTYPES,
     CPU_LEVELS,
     DEVICES,
     DTYPES,
@@ -21,6 +22,7 @@ from realtime_serve.types import (
     MAX_RING_CAPACITY,
     MAX_SPECULATIVE_TOKENS,
     Device,
+    DType,
     MemoryShare,
     ServerConfig,
 )
@@ -38,13 +40,16 @@ def server_configs(draw: st.DrawFn) -> ServerConfig:
     rate_limit_rpm, rate_limit_burst = draw(RATE_LIMITS)
     max_num_seqs = draw(st.integers(1, MAX_BATCH_TOKENS - 100))
     device: Device = draw(st.sampled_from(DEVICES))
+    dtype: DType = draw(st.sampled_from(DTYPES if device != "cuda" else GPU_DTYPES))
+    is_quantised = dtype in {"q8", "q4"}
     return ServerConfig(
         model=draw(st.none() | TEXTS),
         served_model_name=draw(st.none() | TEXTS),
         device=device,
-        dtype=draw(st.sampled_from(DTYPES if device != "cuda" else GPU_DTYPES)),
+        dtype=dtype,
         max_model_len=draw(st.none() | COUNTS),
         cpu_level=draw(st.sampled_from(CPU_LEVELS)),
+        activation_dtype=draw(st.sampled_from(ACTIVATION_DTYPES[: 3 if is_quantised else 1])),
         kv_cache_dtype=draw(st.sampled_from(KV_CACHE_DTYPES)),
         kv_cache_bytes=draw(COUNTS | MEMORY_SHARES),
         enable_prefix_caching=draw(st.booleans()),

@@ -16,8 +16,9 @@ import transformers
 
 from realtime_serve._kernels import cpu_levels
 from realtime_serve.engine import host_memory
-from realtime_serve.engine.native_runner import NativeRunner, kv_format
+from realtime_serve.engine.native_runner import NativeRunner, activation_format, kv_format
 from realtime_serve.engine.packing import PackedDType
+from realtime_serve.engine.runner import ScheduledRows
 from realtime_serve.engine.torch_device import CudaSupport
 from realtime_serve.engine.torch_runner import TorchRunner
 from realtime_serve.errors import ConfigError, ModelLoadError
@@ -35,6 +36,7 @@ from realtime_serve.runners import (
     unused_on_torch,
 )
 from realtime_serve.types import (
+    ActivationDType,
     BatchConfig,
     CPULevel,
     Device,
@@ -45,6 +47,7 @@ from realtime_serve.types import (
 )
 from realtime_serve.weights.checkpoint import Checkpoint, open_checkpoint
 from support.dict_checkpoint import DictCheckpoint
+from support.network import GREEDY
 from support.scripted_servers import TEXT
 from support.stub_model import HistoryModel
 from support.tiny_models import SIZES
@@ -246,6 +249,30 @@ def test_keys_and_values_are_kept_as_configured_or_as_the_arithmetic_has_them(
     assert kv_format(dtype, "float32") == "f32"
     assert kv_format(dtype, "bfloat16") == "bf16"
     assert kv_format(dtype, "int8") == "int8"
+
+
+def test_activations_are_as_configured_or_as_many_rows_are_multiplied_fastest() -> None:
+    for level in ("portable", "avx2", "avx512", "avx512_bf16"):
+        assert activation_format("auto", level) == "int8"
+    assert activation_format("auto", "amx") == "bf16"
+    for level in ("portable", "amx"):
+        assert activation_format("bfloat16", level) == "bf16"
+        assert activation_format("int8", level) == "int8"
+
+
+def test_configured_activations_reach_the_native_network(gguf_path: str, tmp_path: Path) -> None:
+    config = ModelConfig(cache_dir=str(tmp_path), dtype="q4")
+    scores = []
+    activation_dtypes: list[ActivationDType] = ["bfloat16", "int8"]
+    for each in activation_dtypes:
+        checkpoint = open_checkpoint(gguf_path)
+        loaded = load(checkpoint, dataclasses.replace(config, activation_dtype=each))
+        loaded.runner.allocate(1)
+        (token,) = loaded.runner.run([ScheduledRows(range(9), 0, [0], [GREEDY])])
+        assert token is not None
+        scores.append(token.logprob)
+    assert scores[0] != scores[1]
+    assert scores[0] == pytest.approx(scores[1], abs=0.5)
 
 
 def test_a_cache_of_8_bits_reaches_the_native_network(gguf_path: str, tmp_path: Path) -> None:

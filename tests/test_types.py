@@ -117,11 +117,31 @@ def test_guessing_can_be_turned_off_but_not_be_negative(kind: type[Any]) -> None
 @pytest.mark.parametrize("kind", [ModelConfig, ServerConfig])
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("device", "tpu"), ("dtype", "int3"), ("cpu_level", "sse2"), ("kv_cache_dtype", "q4")],
+    [
+        ("device", "tpu"),
+        ("dtype", "int3"),
+        ("cpu_level", "sse2"),
+        ("activation_dtype", "float32"),
+        ("kv_cache_dtype", "q4"),
+    ],
 )
 def test_a_choice_is_one_of_the_list(kind: type[Any], name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be one of auto, "):
         kind(**{name: value})
+
+
+@pytest.mark.parametrize("kind", [ModelConfig, ServerConfig])
+@pytest.mark.parametrize("activation_dtype", ["bfloat16", "int8"])
+def test_only_quantised_weights_have_a_choice_of_activations(
+    kind: type[Any], activation_dtype: str
+) -> None:
+    for dtype in ("auto", "float32", "bfloat16"):
+        with pytest.raises(ConfigError, match=f"q4 and q8, not '{dtype}'") as caught:
+            kind(dtype=dtype, activation_dtype=activation_dtype)
+        assert caught.value.param == "activation_dtype"
+    for dtype in ("q8", "q4"):
+        config = kind(dtype=dtype, activation_dtype=activation_dtype)
+        assert config.activation_dtype == activation_dtype
 
 
 @pytest.mark.parametrize("kind", [ModelConfig, ServerConfig])
@@ -190,6 +210,7 @@ def test_every_setting_reaches_the_part_that_reads_it() -> None:
         "device": "cpu",
         "dtype": "q4",
         "cpu_level": "avx2",
+        "activation_dtype": "int8",
         "max_model_len": 7,
         "kv_cache_dtype": "int8",
         "kv_cache_bytes": MemoryShare(3),

@@ -129,12 +129,12 @@ static float compute_bytes(double num_operations)
 
 #endif
 
-float floor_compute(enum weight_format format, double num_operations)
+float floor_compute(enum activation_format format, double num_operations)
 {
     switch (format) {
-    case WEIGHTS_F32:
+    case ACTIVATIONS_F32:
         return compute_f32(num_operations);
-    case WEIGHTS_BF16:
+    case ACTIVATIONS_BF16:
         return compute_bf16(num_operations);
     default:
         return compute_bytes(num_operations);

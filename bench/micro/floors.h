@@ -13,8 +13,8 @@
  * compiler would leave the reading out. */
 float floor_read(const void *memory, size_t num_bytes);
 
-/* Repeats on registers the multiply-add that products of this format use until there were
+/* Repeats on registers the multiply-add that products of rows of this format use until there were
  * num_operations, a multiplication and an addition being two. The return value is as above. */
-float floor_compute(enum weight_format format, double num_operations);
+float floor_compute(enum activation_format format, double num_operations);
 
 #endif

@@ -1,6 +1,10 @@
 /* gemm: the matrix products of one step, beside the floor that memory and arithmetic set.
  *
- *   gemm PRECISION MODEL THREADS      f32, bf16, q8 or q4; smollm2-135m or square-4096; 1, 2, ...
+ *   gemm PRECISION MODEL THREADS      f32, bf16, q8, q4, q8-int8 or q4-int8; smollm2-135m or
+ *                                     square-4096; 1, 2, ...
+ *
+ * q8 and q4 are unpacked and multiplied with rows of bf16; with -int8, the codes are multiplied with
+ * those of rows of 8 bits.
  *
  * Method. The weights of a whole model lie one after the other, more than the caches hold, so that
  * each pass reads them from memory, as a step does. A pass multiplies all of them with M rows; the
@@ -13,8 +17,9 @@
  *
  * Caveats. On a machine that is shared, the ratios mean something and the rates do not. Activations
  * are in the cache and results go to one tile, as in a step, but what a step does with them is
- * left out. In q8 and q4, scaling a group takes a third as many instructions again as its products
- * do (with tiles: several times as many) and is not in the floor.
+ * left out. The floor has neither the unpacking of q8 and q4, nor the scaling of their int8 forms,
+ * which takes a third as many instructions again as the products do (with tiles: several times as
+ * many).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,22 +63,18 @@ struct precision {
     const char *name;
     enum weight_format layers;
     enum weight_format head;
+    enum activation_format rows;
 };
 
 static const struct precision PRECISIONS[] = {
-    {"f32", WEIGHTS_F32, WEIGHTS_F32},
-    {"bf16", WEIGHTS_BF16, WEIGHTS_BF16},
-    {"q8", WEIGHTS_Q8, WEIGHTS_Q8},
-    {"q4", WEIGHTS_Q4, WEIGHTS_Q8},
+    {"f32", WEIGHTS_F32, WEIGHTS_F32, ACTIVATIONS_F32},
+    {"bf16", WEIGHTS_BF16, WEIGHTS_BF16, ACTIVATIONS_BF16},
+    {"q8", WEIGHTS_Q8, WEIGHTS_Q8, ACTIVATIONS_BF16},
+    {"q4", WEIGHTS_Q4, WEIGHTS_Q8, ACTIVATIONS_BF16},
+    {"q8-int8", WEIGHTS_Q8, WEIGHTS_Q8, ACTIVATIONS_Q8},
+    {"q4-int8", WEIGHTS_Q4, WEIGHTS_Q8, ACTIVATIONS_Q8},
 };
 enum { NUM_PRECISIONS = sizeof PRECISIONS / sizeof *PRECISIONS };
-
-static gemm_panel *const GEMM[NUM_WEIGHT_FORMATS] = {
-    [WEIGHTS_F32] = KERNEL(gemm_f32),
-    [WEIGHTS_BF16] = KERNEL(gemm_bf16),
-    [WEIGHTS_Q8] = KERNEL(gemm_q8),
-    [WEIGHTS_Q4] = KERNEL(gemm_q4),
-};
 
 enum { MAX_MATRICES = 128 };
 
@@ -86,6 +87,7 @@ struct bench {
     size_t num_bytes;
     double num_weights;
     struct activations rows; /* MAX_ROWS rows of up to MAX_DEPTH values */
+    bf16 *unpacked;          /* a panel for each thread */
     int32_t num_rows;        /* of the next pass */
     double num_operations;   /* of the next repetition of the multiply-add, on all threads */
 };
@@ -97,7 +99,8 @@ static void add_matrices(struct bench *bench, const struct shape *shape, enum we
     size_t panel_bytes = matrix_panel_bytes(format, shape->depth);
     for (int32_t i = 0; i < shape->num_layers; i++) {
         bench->matrices[bench->num_matrices++] =
-            (struct matrix){format, shape->num_columns, shape->depth, NULL};
+            (struct matrix){format, shape->num_columns, shape->depth, NULL,
+                            bench->precision->rows};
         bench->num_bytes += (size_t)matrix_num_panels(shape->num_columns) * panel_bytes;
         bench->num_weights += (double)shape->num_columns * shape->depth;
     }
@@ -133,6 +136,17 @@ static void fill_with_weights(void *memory, size_t num_bytes, enum weight_format
         fill_with_bytes(memory, num_bytes, random);
 }
 
+static void fill_with_values(void *memory, size_t num_bytes, enum activation_format format,
+                             uint32_t *random)
+{
+    if (format == ACTIVATIONS_F32)
+        fill_with_floats(memory, num_bytes / sizeof(float), random);
+    else if (format == ACTIVATIONS_BF16)
+        fill_with_bf16(memory, num_bytes / sizeof(bf16), random);
+    else
+        fill_with_bytes(memory, num_bytes, random);
+}
+
 static void make_weights(struct bench *bench)
 {
     uint32_t random = 1;
@@ -154,12 +168,13 @@ static void make_rows(struct bench *bench)
 {
     const size_t num_values = (size_t)MAX_ROWS * MAX_DEPTH, num_groups = num_values / GROUP_SIZE;
     uint32_t random = 2;
-    bench->rows.format = matrix_activation_format(bench->precision->layers);
+    bench->rows.format = bench->precision->rows;
     bench->rows.values = allocate(num_values * sizeof(float));
     bench->rows.scales = allocate(num_groups * sizeof(float));
+    bench->unpacked =
+        allocate((size_t)bench->num_threads * PANEL_COLUMNS * MAX_DEPTH * sizeof(bf16));
     bench->rows.sums = allocate(num_groups * sizeof(float));
-    fill_with_weights(bench->rows.values, num_values * sizeof(float), bench->precision->layers,
-                      &random);
+    fill_with_values(bench->rows.values, num_values * sizeof(float), bench->rows.format, &random);
     fill_with_floats(bench->rows.scales, num_groups, &random);
     fill_with_floats(bench->rows.sums, num_groups, &random);
 }
@@ -178,13 +193,15 @@ static void compute(const void *context, int thread)
 {
     const struct bench *bench = context;
     (void)thread;
-    floor_compute(bench->precision->layers, bench->num_operations / bench->num_threads);
+    floor_compute(bench->precision->rows, bench->num_operations / bench->num_threads);
 }
 
 static void multiply(const struct bench *bench, const struct matrix *matrix, int thread)
 {
     _Alignas(64) float out[TILE_ROWS * PANEL_COLUMNS];
     struct activations rows = bench->rows;
+    gemm_panel *gemm = KERNEL(kernel_ops).gemm[matrix->format][rows.format];
+    bf16 *unpacked = bench->unpacked + (size_t)thread * PANEL_COLUMNS * MAX_DEPTH;
     rows.depth = matrix->depth;
     int32_t num_panels = matrix_num_panels(matrix->num_columns);
     int32_t first_panel = num_panels * thread / bench->num_threads;
@@ -193,7 +210,7 @@ static void multiply(const struct bench *bench, const struct matrix *matrix, int
         for (int32_t row = 0; row < bench->num_rows; row += TILE_ROWS) {
             int32_t rest = bench->num_rows - row;
             int32_t num_rows = rest < TILE_ROWS ? rest : TILE_ROWS;
-            GEMM[matrix->format](matrix, panel, &rows, row, num_rows, out, PANEL_COLUMNS, NULL);
+            gemm(matrix, panel, &rows, row, num_rows, out, PANEL_COLUMNS, unpacked, NULL);
         }
 }
 
@@ -250,8 +267,8 @@ static void run(struct bench *bench)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: gemm f32|bf16|q8|q4 smollm2-135m|square-4096 THREADS (1 to %d)\n",
-            MAX_THREADS);
+    fprintf(stderr, "usage: gemm f32|bf16|q8|q4|q8-int8|q4-int8 smollm2-135m|square-4096 "
+                    "THREADS (1 to %d)\n", MAX_THREADS);
     return 2;
 }
 

@@ -6,6 +6,8 @@ cdef dict WEIGHT_FORMATS = {
     "q8": <int>WEIGHTS_Q8,
     "q4": <int>WEIGHTS_Q4,
 }
+# What quantised weights are multiplied with.
+cdef dict ACTIVATION_FORMATS = {"bf16": <int>ACTIVATIONS_BF16, "int8": <int>ACTIVATIONS_Q8}
 cdef dict EMBEDDING_FORMATS = {
     "f32": <int>EMBEDDING_F32,
     "bf16": <int>EMBEDDING_BF16,
@@ -23,6 +25,13 @@ cdef int number_of(dict formats, str name) except -1:
     if name not in formats:
         raise ValueError(f"{name!r} is not a format: use one of {', '.join(formats)}.")
     return formats[name]
+
+
+cdef activation_format rows_of(weight_format weights, activation_format quantized_rows) noexcept:
+    """What weights are multiplied with: floats with floats of their own kind."""
+    if weights == WEIGHTS_F32:
+        return ACTIVATIONS_F32
+    return ACTIVATIONS_BF16 if weights == WEIGHTS_BF16 else quantized_rows
 
 
 cdef const unsigned char[::1] bytes_of(object buffer, size_t expected, str name):

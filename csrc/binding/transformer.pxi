@@ -9,6 +9,7 @@ cdef class Transformer:
     cdef kv_cache cache
     cdef const kernel_ops *ops
     cdef ComputePool pool
+    cdef activation_format quantized_rows
     cdef int32_t num_threads
     cdef int32_t max_rows
     cdef int32_t max_outputs
@@ -23,11 +24,14 @@ cdef class Transformer:
     cdef list kept  # what the step in progress points into
 
     def __cinit__(self, shape, sections, ComputePool pool not None, *, str level,
-                  num_threads, max_rows, max_outputs):
+                  num_threads, max_rows, max_outputs, str activations="int8"):
         if not 1 <= num_threads <= pool.num_threads:
             raise ValueError(f"num_threads must be 1 to {pool.num_threads}, not {num_threads}.")
         self.pool = pool
         self.ops = ops_of(level)
+        self.quantized_rows = <activation_format>number_of(
+            ACTIVATION_FORMATS, activations
+        )
         self.num_threads = num_threads
         self.max_rows = size_of(max_rows, "max_rows")
         self.max_outputs = size_of(max_outputs, "max_outputs", 0)
@@ -98,6 +102,7 @@ cdef class Transformer:
         result.num_columns = num_columns
         result.depth = depth
         result.panels = &panels[0]
+        result.rows = rows_of(result.format, self.quantized_rows)
         return result
 
     cdef const float *floats(self, sections, str name, int32_t count) except NULL:

@@ -94,6 +94,7 @@ static const struct features added[NUM_CPU_LEVELS] = {
         },
     [CPU_AMX] =
         {
+            .leaf_7_ecx = BIT(1), /* AVX512_VBMI */
             .leaf_7_edx = BIT(22) /* BF16 */ | BIT(24) /* TILE */ | BIT(25) /* INT8 */,
             .saved = BIT(17) /* tile configuration */ | BIT(18) /* tile data */,
         },

@@ -21,9 +21,9 @@ KERNEL_INLINE vec multiply_add_pairs(vec_u32 weights, vec_u32 pair, vec sums)
 
 void KERNEL(gemm_bf16)(const struct matrix *weights, int32_t panel, const struct activations *rows,
                        int32_t first_row, int32_t num_rows, float *out, int32_t out_stride,
-                       struct panel_prefetch *prefetch)
+                       void *unpacked, struct panel_prefetch *prefetch)
 {
-    (void)prefetch;
+    (void)unpacked, (void)prefetch;
     multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, multiply_add_pairs);
 }
 
@@ -87,9 +87,9 @@ static void multiply_by_parts(const bf16 *panel, bool prefetches, const bf16 *ro
 
 void KERNEL(gemm_bf16)(const struct matrix *weights, int32_t panel, const struct activations *rows,
                        int32_t first_row, int32_t num_rows, float *out, int32_t out_stride,
-                       struct panel_prefetch *prefetch)
+                       void *unpacked, struct panel_prefetch *prefetch)
 {
-    (void)prefetch;
+    (void)unpacked, (void)prefetch;
     const bf16 *values = rows->values;
     for (int32_t i = 0; i < num_rows; i += PART_ROWS) {
         int32_t rest = num_rows - i, row = first_row + i;

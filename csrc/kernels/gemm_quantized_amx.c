@@ -354,15 +354,19 @@ KERNEL_INLINE void multiply_panel(const struct matrix *weights, int32_t panel,
 
 void KERNEL(gemm_q8_tiles)(const struct matrix *weights, int32_t panel,
                            const struct activations *rows, int32_t first_row, int32_t num_rows,
-                           float *out, int32_t out_stride, struct panel_prefetch *prefetch)
+                           float *out, int32_t out_stride,
+                           void *unpacked, struct panel_prefetch *prefetch)
 {
+    (void)unpacked;
     multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, prefetch, false);
 }
 
 void KERNEL(gemm_q4_tiles)(const struct matrix *weights, int32_t panel,
                            const struct activations *rows, int32_t first_row, int32_t num_rows,
-                           float *out, int32_t out_stride, struct panel_prefetch *prefetch)
+                           float *out, int32_t out_stride,
+                           void *unpacked, struct panel_prefetch *prefetch)
 {
+    (void)unpacked;
     multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, prefetch, true);
 }
 

@@ -6,6 +6,7 @@
 #include "ops.h"
 
 gemm_panel KERNEL(gemm_f32), KERNEL(gemm_bf16), KERNEL(gemm_q8), KERNEL(gemm_q4);
+gemm_panel KERNEL(gemm_q8_bf16), KERNEL(gemm_q4_bf16); /* rows of bf16 */
 
 store_activations KERNEL(store_f32), KERNEL(store_bf16), KERNEL(store_q8);
 

@@ -11,7 +11,7 @@
  *   avx2          AVX2, FMA, F16C
  *   avx512        AVX-512 F, BW, VL, DQ
  *   avx512_bf16   and BF16, VNNI
- *   amx           and AMX tiles: TILE, BF16, INT8
+ *   amx           and AMX tiles: TILE, BF16, INT8; VBMI, which all that have these have
  */
 #ifndef REALTIME_SERVE_LEVEL_H
 #define REALTIME_SERVE_LEVEL_H

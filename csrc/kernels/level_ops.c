@@ -13,10 +13,12 @@ const struct kernel_ops KERNEL(kernel_ops) = {
     .level = (enum cpu_level)KERNEL(number),
     .gemm =
         {
-            [WEIGHTS_F32] = KERNEL(gemm_f32),
-            [WEIGHTS_BF16] = KERNEL(gemm_bf16),
-            [WEIGHTS_Q8] = KERNEL(gemm_q8),
-            [WEIGHTS_Q4] = KERNEL(gemm_q4),
+            [WEIGHTS_F32][ACTIVATIONS_F32] = KERNEL(gemm_f32),
+            [WEIGHTS_BF16][ACTIVATIONS_BF16] = KERNEL(gemm_bf16),
+            [WEIGHTS_Q8][ACTIVATIONS_Q8] = KERNEL(gemm_q8),
+            [WEIGHTS_Q8][ACTIVATIONS_BF16] = KERNEL(gemm_q8_bf16),
+            [WEIGHTS_Q4][ACTIVATIONS_Q8] = KERNEL(gemm_q4),
+            [WEIGHTS_Q4][ACTIVATIONS_BF16] = KERNEL(gemm_q4_bf16),
         },
     .store =
         {

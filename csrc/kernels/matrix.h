@@ -16,17 +16,21 @@
  * Columns past num_columns, in the last panel, are zero weights. Panels start at a multiple of 64
  * bytes. The same panels serve every CPU level.
  *
- * Each weight format has its activations:
+ * Activations are
  *
- *   WEIGHTS_F32            ACTIVATIONS_F32    float values[row][k]
- *   WEIGHTS_BF16           ACTIVATIONS_BF16   bf16 values[row][k]
- *   WEIGHTS_Q8, WEIGHTS_Q4 ACTIVATIONS_Q8     int8 values[row][k], and for each group of 32 k a
- *                                             float scale[row][group] and
- *                                             float sum[row][group] = scale * (sum of the codes)
+ *   ACTIVATIONS_F32    float values[row][k]
+ *   ACTIVATIONS_BF16   bf16 values[row][k]
+ *   ACTIVATIONS_Q8     int8 values[row][k], and for each group of 32 k a float scale[row][group]
+ *                      and a float sum[row][group] = scale * (sum of the codes)
+ *
+ * Float weights are multiplied with activations of their own kind. Quantised ones have two
+ * products: with ACTIVATIONS_Q8, of whole numbers, and with ACTIVATIONS_BF16, for which each weight
+ * is unpacked and rounded to bf16. The first is faster with few rows, the second nearer to float32.
  */
 #ifndef REALTIME_SERVE_MATRIX_H
 #define REALTIME_SERVE_MATRIX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -51,6 +55,7 @@ struct matrix {
     int32_t num_columns; /* outputs */
     int32_t depth;       /* inputs, a multiple of GROUP_SIZE */
     const void *panels;
+    enum activation_format rows; /* that it is multiplied with */
 };
 
 /* Rows of inputs, one after the other without a gap. */
@@ -85,22 +90,17 @@ static inline size_t matrix_panel_bytes(enum weight_format format, int32_t depth
     return 0;
 }
 
+/* Whether products unpack the weights to bf16. */
+static inline bool matrix_is_unpacked(const struct matrix *matrix)
+{
+    bool is_quantized = matrix->format == WEIGHTS_Q8 || matrix->format == WEIGHTS_Q4;
+    return is_quantized && matrix->rows == ACTIVATIONS_BF16;
+}
+
 static inline const void *matrix_panel(const struct matrix *matrix, int32_t panel)
 {
     size_t panel_bytes = matrix_panel_bytes(matrix->format, matrix->depth);
     return (const char *)matrix->panels + (size_t)panel * panel_bytes;
-}
-
-static inline enum activation_format matrix_activation_format(enum weight_format format)
-{
-    switch (format) {
-    case WEIGHTS_F32:
-        return ACTIVATIONS_F32;
-    case WEIGHTS_BF16:
-        return ACTIVATIONS_BF16;
-    default:
-        return ACTIVATIONS_Q8;
-    }
 }
 
 #endif

@@ -29,12 +29,14 @@ enum cpu_level {
 
 /* out[row][column] for the 32 columns of one panel and rows first_row to first_row + num_rows - 1,
  * where row counts from 0 in `out`, whose rows are out_stride floats apart. Overwrites. The first
- * call of a panel has first_row 0: it may prefetch the panel, the others find it in the cache.
- * Meanwhile `prefetch`, if it is not NULL, is advanced by a step for each 32 rows and GROUP_SIZE
+ * call of a panel has first_row 0: it may prefetch the panel, the others find it in the cache. If
+ * quantised weights meet rows of bf16, it leaves the panel as bf16 weights in `unpacked`, where the
+ * others have to find it; in other cases `unpacked` is not used. Meanwhile `prefetch`, if it is not NULL, is advanced by a step for each 32 rows and GROUP_SIZE
  * values along the depth, where the level gains by it. */
 typedef void gemm_panel(const struct matrix *weights, int32_t panel,
                         const struct activations *rows, int32_t first_row, int32_t num_rows,
-                        float *out, int32_t out_stride, struct panel_prefetch *prefetch);
+                        float *out, int32_t out_stride, void *unpacked,
+                        struct panel_prefetch *prefetch);
 
 /* Round `count` float values, a multiple of 32, into row `row` from column `first_column` on, a
  * multiple of 32. Q8: scale = greatest magnitude / 127, codes to the nearest integer (ties to
@@ -105,7 +107,7 @@ struct attention_tile {
 struct kernel_ops {
     enum cpu_level level;
 
-    gemm_panel *gemm[NUM_WEIGHT_FORMATS];
+    gemm_panel *gemm[NUM_WEIGHT_FORMATS][NUM_ACTIVATION_FORMATS]; /* NULL: there is none */
     store_activations *store[NUM_ACTIVATION_FORMATS];
     swiglu_tile *swiglu[NUM_ACTIVATION_FORMATS];
 

@@ -7,9 +7,19 @@ static int32_t lesser(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
-size_t panel_product_tile_bytes(int32_t chunk_panels)
+static size_t tile_bytes(int32_t chunk_panels)
 {
     return (size_t)TILE_ROWS * (size_t)chunk_panels * PANEL_COLUMNS * sizeof(float);
+}
+
+static size_t unpacked_panel_bytes(const struct matrix *matrix)
+{
+    return matrix_is_unpacked(matrix) ? matrix_panel_bytes(WEIGHTS_BF16, matrix->depth) : 0;
+}
+
+size_t panel_product_scratch_bytes(const struct matrix *matrix, int32_t chunk_panels)
+{
+    return tile_bytes(chunk_panels) + (size_t)chunk_panels * unpacked_panel_bytes(matrix);
 }
 
 int32_t panel_product_num_chunks(const struct panel_product *product)
@@ -42,16 +52,18 @@ static struct panel_prefetch fetch_next(const struct panel_product *product, int
 }
 
 static void multiply_tile(const struct panel_product *product, const struct product_tile *tile,
-                          struct panel_prefetch *prefetch)
+                          char *unpacked, struct panel_prefetch *prefetch)
 {
+    size_t unpacked_bytes = unpacked_panel_bytes(product->matrix);
     for (int32_t i = 0; i < tile->num_panels; i++)
         product->multiply(product->matrix, tile->first_panel + i, product->rows, tile->first_row,
-                          tile->num_rows, tile->values + i * PANEL_COLUMNS, tile->stride, prefetch);
+                          tile->num_rows, tile->values + i * PANEL_COLUMNS, tile->stride,
+                          unpacked + (size_t)i * unpacked_bytes, prefetch);
 }
 
 /* The rows of a chunk from first_row on, with memory for their results. */
 static struct product_tile tile_of(const struct panel_product *product, int32_t chunk,
-                                   int32_t first_row, float *values)
+                                   int32_t first_row, void *scratch)
 {
     struct product_tile tile = {
         .first_row = first_row,
@@ -59,7 +71,7 @@ static struct product_tile tile_of(const struct panel_product *product, int32_t 
         .first_panel = chunk * product->chunk_panels,
         .num_panels = product->chunk_panels,
         .stride = product->chunk_panels * PANEL_COLUMNS,
-        .values = values,
+        .values = scratch,
     };
     if (product->finish == NULL) {
         tile.stride = product->out_stride;
@@ -70,20 +82,21 @@ static struct product_tile tile_of(const struct panel_product *product, int32_t 
 }
 
 static void run_chunk(const struct panel_product *product, int32_t chunk, int32_t member,
-                      float *values)
+                      void *scratch)
 {
+    char *unpacked = (char *)scratch + tile_bytes(product->chunk_panels);
     struct panel_prefetch prefetch = fetch_next(product, chunk, member);
     for (int32_t row = 0; row < product->num_rows; row += TILE_ROWS) {
-        struct product_tile tile = tile_of(product, chunk, row, values);
-        multiply_tile(product, &tile, &prefetch);
+        struct product_tile tile = tile_of(product, chunk, row, scratch);
+        multiply_tile(product, &tile, unpacked, &prefetch);
         if (product->finish != NULL)
             product->finish(product->context, &tile);
     }
 }
 
 void panel_product_run(const struct panel_product *product, struct chunks chunks, int32_t member,
-                       float *values)
+                       void *scratch)
 {
     for (int32_t i = 0; i < chunks.count; i++)
-        run_chunk(product, chunks.first + i, member, values);
+        run_chunk(product, chunks.first + i, member, scratch);
 }

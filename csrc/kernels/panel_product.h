@@ -37,15 +37,16 @@ struct panel_product {
     int32_t out_stride; /* floats from a row to the next */
 };
 
-/* Bytes of a tile of results. */
-size_t panel_product_tile_bytes(int32_t chunk_panels);
+/* Bytes of memory that a member needs: for a tile of results, and for a chunk of quantised weights
+ * as bf16 if the matrix is multiplied so. */
+size_t panel_product_scratch_bytes(const struct matrix *matrix, int32_t chunk_panels);
 
 /* How many chunks there are for the pool. */
 int32_t panel_product_num_chunks(const struct panel_product *product);
 
-/* Multiply all rows with the panels of some chunks. `values` is memory for a tile of results, the
- * member's own; without `finish` it is not used. */
+/* Multiply all rows with the panels of some chunks. `scratch` is the member's own, aligned to 64
+ * bytes. */
 void panel_product_run(const struct panel_product *product, struct chunks chunks, int32_t member,
-                       float *values);
+                       void *scratch);
 
 #endif

@@ -46,7 +46,7 @@ static struct panel_product product_of(struct transformer *this, const struct ma
                                        const struct activations *rows, finish_product *finish)
 {
     return (struct panel_product){
-        .multiply = this->ops->gemm[matrix->format],
+        .multiply = this->ops->gemm[matrix->format][matrix->rows],
         .matrix = matrix,
         .rows = rows,
         .num_rows = this->num_selected,

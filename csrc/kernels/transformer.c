@@ -53,14 +53,24 @@ static void free_activations(struct activations *rows)
     free(rows->sums);
 }
 
-/* A member is in one phase at a time, and each phase uses its scratch for one purpose. */
-static size_t scratch_bytes(const struct transformer_shape *shape)
+/* Of the products of a layer. */
+static size_t product_bytes(const struct transformer_layer *layer, int32_t head_panels)
 {
+    size_t bytes = panel_product_scratch_bytes(&layer->qkv, head_panels);
+    bytes = larger(bytes, panel_product_scratch_bytes(&layer->output, 1));
+    bytes = larger(bytes, panel_product_scratch_bytes(&layer->gate_up, GATE_UP_PANELS));
+    return larger(bytes, panel_product_scratch_bytes(&layer->down, 1));
+}
+
+/* A member is in one phase at a time, and each phase uses its scratch for one purpose. */
+static size_t scratch_bytes(const struct transformer_weights *weights)
+{
+    const struct transformer_shape *shape = &weights->shape;
     int32_t group = shape->num_heads / shape->num_kv_heads;
-    size_t tile = larger(panel_product_tile_bytes(shape->head_dim / PANEL_COLUMNS),
-                         panel_product_tile_bytes(GATE_UP_PANELS));
-    size_t row = (size_t)shape->hidden_size * sizeof(float);
-    size_t bytes = larger(tile, row);
+    size_t bytes = (size_t)shape->hidden_size * sizeof(float); /* a row */
+    for (int32_t i = 0; i < shape->num_layers; i++)
+        bytes = larger(bytes, product_bytes(&weights->layers[i], shape->head_dim / PANEL_COLUMNS));
+    bytes = larger(bytes, panel_product_scratch_bytes(&weights->head, 1));
     bytes = larger(bytes, attention_scratch_bytes(group, shape->head_dim));
     bytes = larger(bytes, sampler_scratch_bytes(shape->vocab_size));
     return round_up(bytes);
@@ -79,7 +89,7 @@ static bool allocate_buffers(struct transformer *this, int32_t max_threads, int3
     this->logits_stride =
         (size_t)matrix_num_panels(shape->vocab_size) * PANEL_COLUMNS + LOGITS_PADDING;
     this->logits = allocate((size_t)max_outputs * this->logits_stride, sizeof(float));
-    this->scratch_bytes = scratch_bytes(shape);
+    this->scratch_bytes = scratch_bytes(&this->weights);
     this->scratch = allocate((size_t)max_threads, this->scratch_bytes);
     this->blocks = allocate((size_t)max_rows, sizeof *this->blocks);
     this->positions = allocate((size_t)max_rows, sizeof *this->positions);
@@ -173,7 +183,7 @@ static void begin_step(struct transformer *this, const struct kv_cache *cache,
 static void round_for(struct transformer *this, struct activations *rows,
                       const struct matrix *matrix)
 {
-    this->rounding = matrix_activation_format(matrix->format);
+    this->rounding = matrix->rows;
     rows->format = this->rounding;
     rows->depth = matrix->depth;
 }

@@ -33,6 +33,13 @@ KERNEL_INLINE void vec_store_bf16(bf16 *values, vec vector)
     memcpy(values, &rounded, sizeof rounded);
 }
 
+/* Rounds and stores VEC_LANES pairs. */
+KERNEL_INLINE void vec_store_bf16_pairs(bf16 *pairs, vec first, vec second)
+{
+    vec_u32 both = vec_round_bf16(first) | vec_round_bf16(second) << 16;
+    memcpy(pairs, &both, sizeof both);
+}
+
 /* The first and the second of each of VEC_LANES pairs. */
 KERNEL_INLINE void vec_load_bf16_pairs(const bf16 *pairs, vec *first, vec *second)
 {

@@ -8,8 +8,9 @@ from realtime_serve._kernels import Transformer, kv_block_nbytes
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import SampledToken, ScheduledRows
 from realtime_serve.nn.native_llama import NativeShape
-from realtime_serve.types import KVCacheDType
+from realtime_serve.types import ActivationDType, KVCacheDType
 
+_ACTIVATION_FORMATS = {"bfloat16": "bf16", "int8": "int8"}
 _KV_FORMATS = {"float32": "f32", "bfloat16": "bf16", "int8": "int8"}
 
 
@@ -26,6 +27,21 @@ def kv_format(dtype: PackedDType, kv_cache_dtype: KVCacheDType) -> str:
     if kv_cache_dtype == "auto":
         return "f32" if dtype == "float32" else "bf16"
     return _KV_FORMATS[kv_cache_dtype]
+
+
+def activation_format(activation_dtype: ActivationDType, level: str) -> str:
+    """What quantised weights are multiplied with, in the kernels' words.
+
+    Args:
+        activation_dtype: As configured; "auto" is what is faster with many rows.
+        level: The CPU level.
+
+    Returns:
+        "bf16" or "int8".
+    """
+    if activation_dtype == "auto":
+        return "bf16" if level == "amx" else "int8"
+    return _ACTIVATION_FORMATS[activation_dtype]
 
 
 class NativeRunner:

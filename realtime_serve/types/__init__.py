@@ -16,6 +16,7 @@ from realtime_serve.types.requests import RequestPriority as RequestPriority
 from realtime_serve.types.requests import SamplingParams as SamplingParams
 from realtime_serve.types.requests import StreamToken as StreamToken
 from realtime_serve.types.requests import Usage as Usage
+from realtime_serve.types.settings import ACTIVATION_DTYPES as ACTIVATION_DTYPES
 from realtime_serve.types.settings import CPU_LEVELS as CPU_LEVELS
 from realtime_serve.types.settings import DEVICES as DEVICES
 from realtime_serve.types.settings import DTYPES as DTYPES
@@ -25,6 +26,7 @@ from realtime_serve.types.settings import MAX_QUEUE_DEPTH as MAX_QUEUE_DEPTH
 from realtime_serve.types.settings import MAX_RING_CAPACITY as MAX_RING_CAPACITY
 from realtime_serve.types.settings import MAX_SPECULATIVE_TOKENS as MAX_SPECULATIVE_TOKENS
 from realtime_serve.types.settings import NO_CACHE_DIR as NO_CACHE_DIR
+from realtime_serve.types.settings import ActivationDType as ActivationDType
 from realtime_serve.types.settings import BatchConfig as BatchConfig
 from realtime_serve.types.settings import CPULevel as CPULevel
 from realtime_serve.types.settings import Device as Device

@@ -21,6 +21,10 @@ CPU_LEVELS = ("auto", "portable", "avx2", "avx512", "avx512_bf16", "amx")
 
 CPULevel = Literal["auto", "portable", "avx2", "avx512", "avx512_bf16", "amx"]
 
+ACTIVATION_DTYPES = ("auto", "bfloat16", "int8")
+
+ActivationDType = Literal["auto", "bfloat16", "int8"]
+
 KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "int8")
 
 KVCacheDType = Literal["auto", "float32", "bfloat16", "int8"]
@@ -49,6 +53,7 @@ _ACCEPTED: dict[Any, Any] = {
     float | None: int | float | None,
     DType: object,  # their own check lists the values
     CPULevel: object,
+    ActivationDType: object,
     KVCacheDType: object,
     Device: object,
 }
@@ -103,6 +108,15 @@ def _check_runs_on(device: Device, dtype: DType) -> None:
             f"dtype {dtype!r} runs on the CPU only: with device 'cuda', use bfloat16 (which auto "
             "takes there) or float32.",
             param="dtype",
+        )
+
+
+def _check_activations(activation_dtype: ActivationDType, dtype: DType) -> None:
+    if activation_dtype != "auto" and dtype not in QUANTIZED_DTYPES:
+        raise ConfigError(
+            f"activation_dtype is {activation_dtype!r}, but it is for the dtypes "
+            f"{' and '.join(sorted(QUANTIZED_DTYPES))}, not {dtype!r}: leave it out.",
+            param="activation_dtype",
         )
 
 
@@ -166,6 +180,10 @@ class ModelConfig:
             "auto" is "cpu": to look for a GPU would load torch, which a CPU does not need.
         dtype: Arithmetic of the network; "auto" takes bfloat16 where the device has it.
         cpu_level: Forces the instruction set of the native step; "auto" takes the best.
+        activation_dtype: What quantised weights are multiplied with, only beside the dtypes q8 and
+            q4: "bfloat16" is nearer to float32, "int8" faster while few sequences run; "auto"
+            is bfloat16 on a CPU with AMX, which is then the faster one with many sequences and
+            with prompts, and else int8.
         max_model_len: Longest prompt plus output in tokens; None takes the model's own.
         kv_cache_dtype: What keys and values are kept in; "auto" is float32 beside the dtype
             float32, and else bfloat16. "int8" takes half of bfloat16's memory. In torch they have
@@ -190,6 +208,7 @@ class ModelConfig:
     device: Device = "auto"
     dtype: DType = "auto"
     cpu_level: CPULevel = "auto"
+    activation_dtype: ActivationDType = "auto"
     max_model_len: int | None = None
     kv_cache_dtype: KVCacheDType = "auto"
     kv_cache_bytes: int | MemoryShare = 512 * 1024 * 1024
@@ -208,8 +227,10 @@ class ModelConfig:
         _check_choice("device", self.device, DEVICES)
         _check_choice("dtype", self.dtype, DTYPES)
         _check_choice("cpu_level", self.cpu_level, CPU_LEVELS)
+        _check_choice("activation_dtype", self.activation_dtype, ACTIVATION_DTYPES)
         _check_choice("kv_cache_dtype", self.kv_cache_dtype, KV_CACHE_DTYPES)
         _check_runs_on(self.device, self.dtype)
+        _check_activations(self.activation_dtype, self.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,6 +243,7 @@ class ServerConfig:
         device: See ModelConfig.
         dtype: See ModelConfig.
         cpu_level: See ModelConfig.
+        activation_dtype: See ModelConfig.
         max_model_len: See ModelConfig.
         kv_cache_dtype: See ModelConfig.
         kv_cache_bytes: See ModelConfig.
@@ -252,6 +274,7 @@ class ServerConfig:
     device: Device = "auto"
     dtype: DType = "auto"
     cpu_level: CPULevel = "auto"
+    activation_dtype: ActivationDType = "auto"
     max_model_len: int | None = None
     kv_cache_dtype: KVCacheDType = "auto"
     kv_cache_bytes: int | MemoryShare = 512 * 1024 * 1024
@@ -295,6 +318,7 @@ class ServerConfig:
             device=self.device,
             dtype=self.dtype,
             cpu_level=self.cpu_level,
+            activation_dtype=self.activation_dtype,
             max_model_len=self.max_model_len,
             kv_cache_dtype=self.kv_cache_dtype,
             kv_cache_bytes=self.kv_cache_bytes,

@@ -20,7 +20,7 @@ from realtime_serve._kernels import cpu_levels
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.nn.native_llama import NativeShape
-from realtime_serve.types import KVCacheDType
+from realtime_serve.types import ActivationDType, KVCacheDType
 from realtime_serve.weights.checkpoint import open_checkpoint
 from realtime_serve.weights.packed_file import PackedWeights
 from support.native_network import CONFIGS, NATIVE_SIZES, packed_sections
@@ -66,11 +66,20 @@ def network(
     dtype: PackedDType,
     level: str = "",
     kv_cache_dtype: KVCacheDType = "auto",
+    *,
+    activation_dtype: ActivationDType = "auto",
 ) -> Network:
     config = LlamaConfig.from_hf(model.config.to_dict())
     weights: PackedWeights = packed_sections(model, FORMATS[dtype])  # type: ignore[assignment]
     shape = NativeShape.from_config(config)
-    return Network(shape, weights, dtype, level or cpu_levels()[-1], kv_cache_dtype)
+    return Network(
+        shape,
+        weights,
+        dtype,
+        level or cpu_levels()[-1],
+        kv_cache_dtype=kv_cache_dtype,
+        activation_dtype=activation_dtype,
+    )
 
 
 def random_logits(seed: int) -> np.ndarray:
@@ -164,6 +173,17 @@ def test_fewer_bits_are_farther_from_float32(
 
 
 @pytest.mark.parametrize("level", cpu_levels())
+def test_fewer_bits_of_activations_are_farther_from_float32(
+    model: transformers.PreTrainedModel, text: list[int], level: str
+) -> None:
+    reference = network(model, "float32")
+    activation_dtypes: list[ActivationDType] = ["bfloat16", "int8"]
+    others = [network(model, "q8", level, activation_dtype=each) for each in activation_dtypes]
+    distances = [accuracy.compare(reference, other, text[:200]).mean_kl for other in others]
+    assert distances == sorted(set(distances))
+
+
+@pytest.mark.parametrize("level", cpu_levels())
 def test_fewer_bits_of_keys_and_values_are_farther_from_float32(
     model: transformers.PreTrainedModel, text: list[int], level: str
 ) -> None:
@@ -188,7 +208,7 @@ def test_a_step_reads_all_weights_but_the_embedding(model: transformers.PreTrain
 # --- the command --------------------------------------------------------------
 
 
-def test_the_table_has_a_row_for_each_dtype_and_level(
+def test_the_table_has_a_row_for_each_precision_and_level(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = tmp_path / "text.txt"
@@ -198,9 +218,11 @@ def test_the_table_has_a_row_for_each_dtype_and_level(
     assert accuracy.main(arguments) == 0
     out = capsys.readouterr().out
     assert f"{len(text.read_bytes()) - 1} tokens predicted" in out
-    rows = re.findall(r"^\| (\w+) \| (\w+) \| ", out, re.MULTILINE)
-    assert rows == [(dtype, level) for dtype in FORMATS for level in levels]
-    assert f"| float32 | {levels[-1]} | 1 | 0.0e+00 | 100.0% |" in out
+    rows = re.findall(r"^\| (\w+) \| (\w+) \| (\w+) \| ", out, re.MULTILINE)
+    precisions = [("float32", "float32"), ("bfloat16", "bfloat16")]
+    precisions += [(dtype, each) for dtype in ("q8", "q4") for each in ("bfloat16", "int8")]
+    assert rows == [(*precision, level) for precision in precisions for level in levels]
+    assert f"| float32 | float32 | {levels[-1]} | 1 | 0.0e+00 | 100.0% |" in out
 
 
 def test_only_the_networks_to_measure_have_the_kv_cache_that_is_asked_for(

@@ -69,7 +69,7 @@ def random_matrix(num_columns: int) -> Section:
 
 
 def transformer(
-    shape: NativeShape = SHAPE, num_pool_threads: int = 1, **limits: int
+    shape: NativeShape = SHAPE, num_pool_threads: int = 1, **limits: Any
 ) -> Transformer:
     limits = {"num_threads": 1, "max_rows": 64, "max_outputs": 4} | limits
     pool = ComputePool(num_pool_threads)

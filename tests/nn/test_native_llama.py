@@ -15,12 +15,12 @@ from support.network import GREEDY
 from support.tiny_models import last_logits
 
 TOKENS = torch.randint(0, 211, (420,), generator=torch.Generator().manual_seed(1)).tolist()
-FORMATS = ["f32", "bf16", "q8", "q4"]
+PRECISIONS = ["f32", "bf16", "q8", "q4", "q8:bf16", "q4:bf16"]
 
 each_level = pytest.mark.parametrize("level", cpu_levels())
 each_cache = pytest.mark.parametrize(
-    ("weight_format", "kv_format"),
-    [*((each, None) for each in FORMATS), ("f32", "int8"), ("bf16", "int8"), ("q4", "int8")],
+    ("precision", "kv_format"),
+    [*((each, None) for each in PRECISIONS), ("f32", "int8"), ("bf16", "int8"), ("q4", "int8")],
 )
 
 
@@ -65,15 +65,16 @@ def test_float32_logits_equal_those_of_transformers(kind: str, level: str) -> No
 
 @each_level
 @pytest.mark.parametrize(
-    ("weight_format", "least"), [("bf16", 0.9995), ("q8", 0.998), ("q4", 0.998)]
+    ("precision", "least"),
+    [("bf16", 0.9995), ("q8", 0.998), ("q4", 0.998), ("q8:bf16", 0.9995), ("q4:bf16", 0.9995)],
 )
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_with_rounded_weights_only_the_activations_differ_from_float32(
-    kind: str, weight_format: str, least: float, level: str
+    kind: str, precision: str, least: float, level: str
 ) -> None:
     model = random_model(kind)
-    network = NativeNetwork(model, weight_format, level)
-    round_weights(model, weight_format)
+    network = NativeNetwork(model, precision, level)
+    round_weights(model, precision.partition(":")[0])
     exact = last_logits(model, TOKENS).numpy()
     rounded = network.last_logits(TOKENS)
     cosine = exact @ rounded / np.linalg.norm(exact) / np.linalg.norm(rounded)
@@ -102,9 +103,9 @@ def test_with_a_cache_of_8_bits_only_keys_and_values_differ_from_float32(
 @each_cache
 @pytest.mark.parametrize("chunks", [[1] * 299, [299], [1, 16, 100], [256], [17, 32, 200]])
 def test_any_split_of_a_prompt_gives_the_same_bits(
-    chunks: Sequence[int], weight_format: str, kv_format: str | None, level: str
+    chunks: Sequence[int], precision: str, kv_format: str | None, level: str
 ) -> None:
-    network = NativeNetwork(random_model("llama"), weight_format, level, kv_format=kv_format)
+    network = NativeNetwork(random_model("llama"), precision, level, kv_format=kv_format)
     whole = network.last_logits(TOKENS[:300])
     assert_same_bits(network.last_logits(TOKENS[:300], chunks), whole)
 
@@ -113,18 +114,16 @@ def test_any_split_of_a_prompt_gives_the_same_bits(
 @each_cache
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
 def test_a_mixed_step_gives_each_sequence_the_bits_that_it_gets_alone(
-    num_threads: int, weight_format: str, kv_format: str | None, level: str
+    num_threads: int, precision: str, kv_format: str | None, level: str
 ) -> None:
     # Tokens of each sequence, and how many of them are left to the mixed step.
     lengths = [(1, 1), (40, 1), (90, 20), (400, 1), (17, 17), (100, 1), (33, 2), (380, 1)]
     model = random_model("llama, biases")
     prompts = [TOKENS[-length:] for length, _ in lengths]
-    alone = NativeNetwork(model, weight_format, level, kv_format=kv_format)
+    alone = NativeNetwork(model, precision, level, kv_format=kv_format)
     expected = np.stack([alone.last_logits(prompt) for prompt in prompts])
 
-    network = NativeNetwork(
-        model, weight_format, level, kv_format=kv_format, num_threads=num_threads
-    )
+    network = NativeNetwork(model, precision, level, kv_format=kv_format, num_threads=num_threads)
     mixed = []
     for prompt, (length, num_rows) in zip(prompts, lengths, strict=True):
         table = network.new_table(length)
@@ -147,9 +146,9 @@ def test_several_rows_of_a_sequence_may_want_logits(level: str) -> None:
 @each_level
 @each_cache
 def test_a_copied_block_serves_as_the_first_one_did(
-    weight_format: str, kv_format: str | None, level: str
+    precision: str, kv_format: str | None, level: str
 ) -> None:
-    network = NativeNetwork(random_model("llama"), weight_format, level, kv_format=kv_format)
+    network = NativeNetwork(random_model("llama"), precision, level, kv_format=kv_format)
     table = network.new_table(48)
     expected = network.step(ScheduledRows(TOKENS[:40], 0, table, (GREEDY,)))
     network.step(ScheduledRows(TOKENS[:39], 0, table, ()))
@@ -162,14 +161,14 @@ def test_a_copied_block_serves_as_the_first_one_did(
 @each_level
 @each_cache
 def test_a_sequence_of_nan_spoils_no_other_that_gets_its_block(
-    weight_format: str, kv_format: str | None, level: str
+    precision: str, kv_format: str | None, level: str
 ) -> None:
     model = random_model("llama")
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, torch.nn.Embedding)
     with torch.no_grad():
         embedding.weight[5] = torch.nan
-    network = NativeNetwork(model, weight_format, level, kv_format=kv_format)
+    network = NativeNetwork(model, precision, level, kv_format=kv_format)
     table = network.new_table(16)
     healthy = [token_id for token_id in TOKENS[:20] if token_id != 5][:9]
     expected = network.step(ScheduledRows(healthy, 0, table, (GREEDY,)))

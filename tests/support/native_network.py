@@ -57,12 +57,23 @@ class Section(NamedTuple):
 
 
 class NativeNetwork:
-    """A transformer with a KV cache whose blocks are dealt out of order."""
+    """A transformer with a KV cache whose blocks are dealt out of order.
+
+    Args:
+        model: Its weights.
+        precision: What they are packed as, and after a colon what quantised ones are multiplied
+            with, if not "int8": "q4:bf16".
+        level: CPU level of the kernels.
+        kv_format: What the cache holds; as KV_FORMATS says when None.
+        num_threads: Of a step.
+        num_blocks: Of the cache.
+        max_rows: Of a step.
+    """
 
     def __init__(
         self,
         model: transformers.PreTrainedModel,
-        weight_format: str,
+        precision: str,
         level: str,
         *,
         kv_format: str | None = None,
@@ -70,6 +81,7 @@ class NativeNetwork:
         num_blocks: int = 96,
         max_rows: int = 512,
     ) -> None:
+        weight_format, _, activations = precision.partition(":")
         config = LlamaConfig.from_hf(model.config.to_dict())
         self.vocab_size = config.vocab_size
         self.transformer = Transformer(
@@ -80,6 +92,7 @@ class NativeNetwork:
             num_threads=num_threads,
             max_rows=max_rows,
             max_outputs=64,
+            activations=activations or "int8",
         )
         self.transformer.allocate_kv_cache(kv_format or KV_FORMATS[weight_format], num_blocks)
         self._free: list[int] = np.random.default_rng(0).permutation(num_blocks).tolist()

@@ -17,8 +17,12 @@ static void check_found(const struct kernel_ops *ops)
 
 static void check_complete(const struct kernel_ops *ops)
 {
-    for (int format = 0; format < NUM_WEIGHT_FORMATS; format++)
-        CHECK(ops->gemm[format] != NULL);
+    CHECK(ops->gemm[WEIGHTS_F32][ACTIVATIONS_F32] != NULL);
+    CHECK(ops->gemm[WEIGHTS_BF16][ACTIVATIONS_BF16] != NULL);
+    for (int format = WEIGHTS_Q8; format < NUM_WEIGHT_FORMATS; format++) {
+        CHECK(ops->gemm[format][ACTIVATIONS_BF16] != NULL);
+        CHECK(ops->gemm[format][ACTIVATIONS_Q8] != NULL);
+    }
     for (int format = 0; format < NUM_ACTIVATION_FORMATS; format++)
         CHECK(ops->store[format] != NULL && ops->swiglu[format] != NULL);
     for (int format = 0; format < NUM_KV_FORMATS; format++)

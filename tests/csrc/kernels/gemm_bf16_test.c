@@ -24,12 +24,14 @@ static void results_equal_those_of_float32(const struct float_format *format)
     struct trial trial = new_trial(format, NUM_ROWS, 32, DEPTH, random_fraction);
     struct activations rows = {ACTIVATIONS_F32, DEPTH, trial.inputs, NULL, NULL};
     void *panels = test_alloc(matrix_panel_bytes(WEIGHTS_F32, DEPTH));
-    struct matrix matrix = {WEIGHTS_F32, 32, DEPTH, panels};
+    struct matrix matrix = {WEIGHTS_F32, 32, DEPTH, panels, ACTIVATIONS_F32};
     float *out = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
     float *expected = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
     pack_f32(trial.weights, 32, DEPTH, 1, panels);
-    KERNEL(gemm_f32)(&matrix, 0, &rows, 0, NUM_ROWS, expected, PANEL_COLUMNS, NULL);
-    KERNEL(gemm_bf16)(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, out, PANEL_COLUMNS, NULL);
+    KERNEL(gemm_f32)(&matrix, 0, &rows, 0, NUM_ROWS, expected, PANEL_COLUMNS, NULL,
+                     NULL);
+    KERNEL(gemm_bf16)(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, out, PANEL_COLUMNS, NULL,
+                      NULL);
     CHECK(memcmp(out, expected, NUM_ROWS * PANEL_COLUMNS * sizeof(float)) == 0);
     test_free(panels), test_free(out), test_free(expected), free_trial(&trial);
 }
@@ -38,8 +40,14 @@ static void results_equal_those_of_float32(const struct float_format *format)
 
 int main(void)
 {
-    static const struct float_format bf16_format = {WEIGHTS_BF16, KERNEL(gemm_bf16), pack_bf16,
-                                                    round_to_bf16, store_as_bf16};
+    static const struct float_format bf16_format = {
+        .weights = WEIGHTS_BF16,
+        .rows = ACTIVATIONS_BF16,
+        .gemm = KERNEL(gemm_bf16),
+        .pack = pack_bf16,
+        .round = round_to_bf16,
+        .store = store_as_bf16,
+    };
     kernel_test_begin();
     check_float_format(&bf16_format);
 #if !defined(__AVX512BF16__)

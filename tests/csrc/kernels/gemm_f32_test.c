@@ -16,8 +16,14 @@ static void store_float(void *values, size_t index, float value)
 
 int main(void)
 {
-    static const struct float_format f32 = {WEIGHTS_F32, KERNEL(gemm_f32), pack_f32, unchanged,
-                                            store_float};
+    static const struct float_format f32 = {
+        .weights = WEIGHTS_F32,
+        .rows = ACTIVATIONS_F32,
+        .gemm = KERNEL(gemm_f32),
+        .pack = pack_f32,
+        .round = unchanged,
+        .store = store_float,
+    };
     kernel_test_begin();
     check_float_format(&f32);
     printf("gemm_f32: ok\n");

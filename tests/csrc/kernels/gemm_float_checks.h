@@ -11,6 +11,7 @@
 
 struct float_format {
     enum weight_format weights;
+    enum activation_format rows;
     gemm_panel *gemm;
     void (*pack)(const float *weights, int32_t num_columns, int32_t depth, int32_t panel_stride,
                  void *panels);
@@ -26,6 +27,7 @@ struct trial {
     int32_t num_rows;
     float *weights; /* [num_columns][depth], rounded */
     float *inputs;  /* [num_rows][depth], rounded */
+    void *unpacked; /* memory that the format may unpack a panel in */
 };
 
 /* ---- trials ---- */
@@ -58,21 +60,26 @@ static void set_input(struct trial *trial, int32_t row, int32_t k, float value)
     trial->format->store(trial->rows.values, index, value);
 }
 
+static size_t value_bytes(enum activation_format format)
+{
+    return format == ACTIVATIONS_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
 static struct trial new_trial(const struct float_format *format, int32_t num_rows,
                               int32_t num_columns, int32_t depth, random_number *random)
 {
     size_t panel_bytes = matrix_panel_bytes(format->weights, depth);
-    size_t value_bytes = panel_bytes / PANEL_COLUMNS / (size_t)depth;
     void *panels = test_alloc((size_t)matrix_num_panels(num_columns) * panel_bytes);
     struct trial trial = {
         .format = format,
-        .matrix = {format->weights, num_columns, depth, panels},
-        .rows = {.format = matrix_activation_format(format->weights), .depth = depth},
+        .matrix = {format->weights, num_columns, depth, panels, format->rows},
+        .rows = {.format = format->rows, .depth = depth},
         .num_rows = num_rows,
         .weights = rounded_numbers(format, (size_t)num_columns * (size_t)depth, random),
         .inputs = rounded_numbers(format, (size_t)num_rows * (size_t)depth, random),
     };
-    trial.rows.values = test_alloc((size_t)num_rows * (size_t)depth * value_bytes);
+    trial.unpacked = test_alloc(matrix_panel_bytes(WEIGHTS_BF16, depth));
+    trial.rows.values = test_alloc((size_t)num_rows * (size_t)depth * value_bytes(format->rows));
     format->pack(trial.weights, num_columns, depth, 1, panels);
     for (int32_t row = 0; row < num_rows; row++)
         for (int32_t k = 0; k < depth; k++)
@@ -83,7 +90,7 @@ static struct trial new_trial(const struct float_format *format, int32_t num_row
 static void free_trial(struct trial *trial)
 {
     test_free((void *)trial->matrix.panels), test_free(trial->rows.values);
-    test_free(trial->weights), test_free(trial->inputs);
+    test_free(trial->weights), test_free(trial->inputs), test_free(trial->unpacked);
 }
 
 /* The product, and the sum of the magnitudes of its terms. Columns past the last are zero. */
@@ -102,13 +109,20 @@ static double reference(const struct trial *trial, int32_t row, int32_t column, 
 
 /* ---- checks ---- */
 
+static void multiply(const struct trial *trial, int32_t panel, int32_t first_row, int32_t num_rows,
+                     float *out, int32_t out_stride)
+{
+    trial->format->gemm(&trial->matrix, panel, &trial->rows, first_row, num_rows, out, out_stride,
+                        trial->unpacked, NULL);
+}
+
 /* Multiplies all rows in one call and compares each result; `unit` is the rounding error of a
  * single operation. */
 static void check_panel(const struct trial *trial, int32_t panel, double unit)
 {
     enum { STRIDE = PANEL_COLUMNS + 7 };
     float *out = test_alloc((size_t)trial->num_rows * STRIDE * sizeof(float));
-    trial->format->gemm(&trial->matrix, panel, &trial->rows, 0, trial->num_rows, out, STRIDE, NULL);
+    multiply(trial, panel, 0, trial->num_rows, out, STRIDE);
     for (int32_t row = 0; row < trial->num_rows; row++) {
         for (int32_t i = 0; i < PANEL_COLUMNS; i++) {
             double magnitude;
@@ -155,8 +169,7 @@ static void check_tiles_equal(const struct trial *trial, const float *expected,
         int32_t num_rows = rest < tile_rows ? rest : tile_rows;
         size_t count = (size_t)num_rows * PANEL_COLUMNS;
         float *out = test_alloc(count * sizeof(float));
-        trial->format->gemm(&trial->matrix, 0, &trial->rows, first, num_rows, out, PANEL_COLUMNS,
-                            NULL);
+        multiply(trial, 0, first, num_rows, out, PANEL_COLUMNS);
         CHECK(memcmp(out, expected + first * PANEL_COLUMNS, count * sizeof(float)) == 0);
         test_free(out);
     }
@@ -168,7 +181,7 @@ static void a_row_has_the_same_bits_in_any_batch(const struct float_format *form
     static const int32_t TILES[] = {1, 2, 3, 5, 6, 7, 12, 13, 15, 16, 17, 25, 31, 32, 33, 48, 64};
     struct trial trial = new_trial(format, NUM_ROWS, 32, 416, random_fraction);
     float *expected = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
-    format->gemm(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, expected, PANEL_COLUMNS, NULL);
+    multiply(&trial, 0, 0, NUM_ROWS, expected, PANEL_COLUMNS);
     for (size_t i = 0; i < sizeof TILES / sizeof *TILES; i++)
         check_tiles_equal(&trial, expected, TILES[i]);
     test_free(expected), free_trial(&trial);
@@ -181,11 +194,11 @@ static void a_row_of_nan_spoils_no_other(const struct float_format *format)
     struct trial trial = new_trial(format, NUM_ROWS, 32, 96, random_fraction);
     float *clean = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
     float *spoiled = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
-    format->gemm(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, clean, PANEL_COLUMNS, NULL);
+    multiply(&trial, 0, 0, NUM_ROWS, clean, PANEL_COLUMNS);
     for (int32_t row = 0; row < NUM_ROWS; row += 2)
         for (int32_t k = 0; k < trial.rows.depth; k++)
             set_input(&trial, row, k, NAN);
-    format->gemm(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, spoiled, PANEL_COLUMNS, NULL);
+    multiply(&trial, 0, 0, NUM_ROWS, spoiled, PANEL_COLUMNS);
     for (int32_t i = 0; i < NUM_ROWS * PANEL_COLUMNS; i++) {
         if (i / PANEL_COLUMNS % 2 == 0)
             CHECK(isnan(spoiled[i]));

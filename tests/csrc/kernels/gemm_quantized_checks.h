@@ -100,7 +100,7 @@ static struct operands new_operands(gemm_panel *gemm, enum weight_format format,
                                     bool scales_are_one)
 {
     struct operands operands = {.gemm = gemm,
-                                .matrix = {format, num_columns, depth, NULL},
+                                .matrix = {format, num_columns, depth, NULL, ACTIVATIONS_Q8},
                                 .rows = {.format = ACTIVATIONS_Q8, .depth = depth},
                                 .num_rows = num_rows};
     size_t group_bytes = matrix_panel_bytes(format, GROUP_SIZE);
@@ -182,7 +182,7 @@ static void check_panel(const struct operands *operands, int32_t panel, int32_t 
     size_t count = (size_t)((num_rows - 1) * stride + PANEL_COLUMNS);
     float *out = test_alloc_floats(count, 7.0f, 7.0f);
     operands->gemm(&operands->matrix, panel, &operands->rows, first_row, num_rows, out, stride,
-                   NULL);
+                   NULL, NULL);
     for (int32_t i = 0; i < (int32_t)count; i++)
         if (i % stride < PANEL_COLUMNS)
             check_result(operands, first_row + i / stride, panel * PANEL_COLUMNS + i % stride,
@@ -209,7 +209,7 @@ static void dots_are_exact(gemm_panel *gemm, enum weight_format format, int32_t 
     const int32_t depth = 3 * GROUP_SIZE;
     struct operands operands = new_operands(gemm, format, PANEL_COLUMNS, depth, num_rows, true);
     float *out = test_alloc((size_t)num_rows * PANEL_COLUMNS * sizeof(float));
-    gemm(&operands.matrix, 0, &operands.rows, 0, num_rows, out, PANEL_COLUMNS, NULL);
+    gemm(&operands.matrix, 0, &operands.rows, 0, num_rows, out, PANEL_COLUMNS, NULL, NULL);
     for (int32_t i = 0; i < num_rows * PANEL_COLUMNS; i++) {
         double sum = 0.0, magnitude = 0.0;
         for (int32_t g = 0; g < 3; g++)
@@ -246,11 +246,11 @@ static void a_row_is_the_same_alone_and_in_any_batch(gemm_panel *gemm, enum weig
     float *alone = test_alloc(MAX_ROWS * row_bytes), *batch = test_alloc(MAX_ROWS * row_bytes);
     for (int32_t row = 0; row < MAX_ROWS; row++)
         gemm(&operands.matrix, 0, &operands.rows, row, 1, alone + row * PANEL_COLUMNS,
-             PANEL_COLUMNS, NULL);
+             PANEL_COLUMNS, NULL, NULL);
     for (int32_t num_rows = 1; num_rows <= MAX_ROWS; num_rows++)
         for (int32_t first_row = 0; first_row <= MAX_ROWS - num_rows; first_row += 13) {
             gemm(&operands.matrix, 0, &operands.rows, first_row, num_rows, batch, PANEL_COLUMNS,
-                 NULL);
+                 NULL, NULL);
             CHECK(memcmp(batch, alone + first_row * PANEL_COLUMNS,
                          (size_t)num_rows * row_bytes) == 0);
         }
@@ -270,7 +270,7 @@ static void nan_stays_in_its_row_and_column(gemm_panel *gemm, enum weight_format
     operands.rows.scales[2 * bad_row + 1] = NAN;
     memcpy((uint8_t *)operands.matrix.panels + (format == WEIGHTS_Q8 ? 1024 : 512) +
                2 * bad_column, &nan, sizeof nan);
-    gemm(&operands.matrix, 0, &operands.rows, 0, num_rows, out, PANEL_COLUMNS, NULL);
+    gemm(&operands.matrix, 0, &operands.rows, 0, num_rows, out, PANEL_COLUMNS, NULL, NULL);
     for (int32_t i = 0; i < num_rows * PANEL_COLUMNS; i++)
         CHECK(isnan(out[i]) ==
               (i / PANEL_COLUMNS == bad_row || i % PANEL_COLUMNS == bad_column));

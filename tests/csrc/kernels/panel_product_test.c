@@ -63,6 +63,22 @@ static void check_prefetch(const struct panel_prefetch *prefetch, bool begins_ti
     CHECK(prefetch->end == (const char *)matrix_panel(matrix, (run.chunk + 2) * chunk_panels));
 }
 
+/* ---- memory for unpacked weights ---- */
+
+/* What the first call of a panel leaves there, the others find. */
+static void check_unpacked(const struct matrix *weights, int32_t panel, int32_t first_row,
+                           unsigned char *unpacked)
+{
+    size_t num_bytes = matrix_panel_bytes(WEIGHTS_BF16, DEPTH);
+    if (!matrix_is_unpacked(weights))
+        return;
+    CHECK((uintptr_t)unpacked % 64 == 0);
+    if (first_row == 0)
+        memset(unpacked, panel, num_bytes);
+    for (size_t i = 0; i < num_bytes; i++)
+        CHECK(unpacked[i] == panel);
+}
+
 /* ---- what stands in for a kernel and an end ---- */
 
 static void write_results(int32_t panel, int32_t first_row, int32_t num_rows, float *out,
@@ -88,7 +104,8 @@ static void go_on(int32_t num_rows)
 
 static void write_down_product(const struct matrix *weights, int32_t panel,
                                const struct activations *rows, int32_t first_row, int32_t num_rows,
-                               float *out, int32_t out_stride, struct panel_prefetch *prefetch)
+                               float *out, int32_t out_stride, void *unpacked,
+                               struct panel_prefetch *prefetch)
 {
     int32_t chunk_panels = run.product->chunk_panels, first_panel = run.chunk * chunk_panels;
     bool is_last_panel = panel + 1 == first_panel + chunk_panels;
@@ -102,6 +119,7 @@ static void write_down_product(const struct matrix *weights, int32_t panel,
         CHECK(out == run.values + (panel - first_panel) * PANEL_COLUMNS);
         CHECK(out_stride == chunk_panels * PANEL_COLUMNS);
     }
+    check_unpacked(weights, panel, first_row, unpacked);
     check_prefetch(prefetch, panel == first_panel);
     for (int32_t group = 0; group < DEPTH / GROUP_SIZE; group++)
         panel_prefetch_advance(prefetch);
@@ -148,7 +166,7 @@ static void run_chunks(const struct panel_product *product, struct chunks chunks
     run.member = member;
     run.chunk = chunks.first;
     run.next_panel = chunks.first * product->chunk_panels;
-    run.values = test_alloc(panel_product_tile_bytes(product->chunk_panels));
+    run.values = test_alloc(panel_product_scratch_bytes(product->matrix, product->chunk_panels));
     panel_product_run(product, chunks, member, run.values);
     CHECK(run.chunk == chunks.first + chunks.count);
     test_free(run.values);
@@ -207,13 +225,14 @@ static void results_stay_where_they_are_without_an_end(struct panel_product prod
     test_free(product.out);
 }
 
-static void each_panel_meets_each_row_once(enum weight_format format, int32_t num_rows,
+static void each_panel_meets_each_row_once(enum weight_format format,
+                                           enum activation_format row_format, int32_t num_rows,
                                            int32_t chunk_panels, int32_t num_members)
 {
     static char panels[MAX_PANELS * DEPTH * PANEL_COLUMNS * sizeof(float)]; /* of any format */
     int32_t num_chunks = 12, num_panels = num_chunks * chunk_panels;
     struct matrix matrix = {.format = format, .num_columns = num_panels * PANEL_COLUMNS - 5,
-                            .depth = DEPTH, .panels = panels};
+                            .depth = DEPTH, .panels = panels, .rows = row_format};
     struct activations rows = {.depth = DEPTH};
     struct panel_product product = {.multiply = write_down_product, .matrix = &matrix,
                                     .rows = &rows, .num_rows = num_rows,
@@ -226,16 +245,25 @@ static void each_panel_meets_each_row_once(enum weight_format format, int32_t nu
     results_stay_where_they_are_without_an_end(product, num_chunks);
 }
 
-int main(void)
+static void check_formats(enum weight_format format, enum activation_format row_format)
 {
     static const int32_t num_rows[] = {1, 7, TILE_ROWS - 1, TILE_ROWS, TILE_ROWS + 1,
                                        2 * TILE_ROWS, 2 * TILE_ROWS + 5, MAX_ROWS};
-    for (int format = 0; format < NUM_WEIGHT_FORMATS; format++)
-        for (size_t i = 0; i < sizeof num_rows / sizeof *num_rows; i++)
-            for (int32_t chunk_panels = 1; chunk_panels <= 3; chunk_panels++)
-                for (int32_t num_members = 1; num_members <= 13; num_members += 4)
-                    each_panel_meets_each_row_once((enum weight_format)format, num_rows[i],
-                                                   chunk_panels, num_members);
+    for (size_t i = 0; i < sizeof num_rows / sizeof *num_rows; i++)
+        for (int32_t chunk_panels = 1; chunk_panels <= 3; chunk_panels++)
+            for (int32_t num_members = 1; num_members <= 13; num_members += 4)
+                each_panel_meets_each_row_once(format, row_format, num_rows[i], chunk_panels,
+                                               num_members);
+}
+
+int main(void)
+{
+    check_formats(WEIGHTS_F32, ACTIVATIONS_F32);
+    check_formats(WEIGHTS_BF16, ACTIVATIONS_BF16);
+    for (int format = WEIGHTS_Q8; format < NUM_WEIGHT_FORMATS; format++) {
+        check_formats((enum weight_format)format, ACTIVATIONS_Q8);
+        check_formats((enum weight_format)format, ACTIVATIONS_BF16);
+    }
     puts("panel_product: ok");
     return 0;
 }
