@@ -64,7 +64,8 @@ class Candidate:
 def all_candidates(environments: Environments) -> dict[str, Candidate]:
     """Every candidate by its name, this server's first."""
     candidates = [
-        *(_ours(precision) for precision in ("bfloat16", "q8", "q4")),
+        *(_ours(dtype) for dtype in ("bfloat16", "q8", "q4")),
+        _ours("q4", activation_dtype="int8"),
         _vllm(environments, "bf16", "hf-bf16"),
         _vllm(environments, "w8a8", "hf-w8a8"),
         _vllm(environments, "w4a16", "hf-w4a16"),
@@ -81,7 +82,9 @@ def num_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _ours(precision: str) -> Candidate:
+def _ours(dtype: str, activation_dtype: str = "auto") -> Candidate:
+    precision = dtype if activation_dtype == "auto" else f"{dtype}-{activation_dtype}"
+
     def launch(port: int) -> Launch:
         return Launch(
             command=[
@@ -89,7 +92,8 @@ def _ours(precision: str) -> Candidate:
                 *("--no-control-socket", f"--bind=127.0.0.1:{port}", "realtime_serve.wsgi:app"),
             ],
             environ={
-                "REALTIME_SERVE_DTYPE": precision,
+                "REALTIME_SERVE_DTYPE": dtype,
+                "REALTIME_SERVE_ACTIVATION_DTYPE": activation_dtype,
                 "REALTIME_SERVE_KV_CACHE_BYTES": f"{KV_CACHE_GIB}GiB",
                 "REALTIME_SERVE_MAX_NUM_SEQS": str(MAX_STREAMS),
                 # The answers to prompts of random words soon repeat themselves: guessing would
