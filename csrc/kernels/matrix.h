@@ -65,6 +65,7 @@ struct activations {
     void *values;  /* at a multiple of 64 bytes */
     float *scales; /* ACTIVATIONS_Q8 only, as `sums` */
     float *sums;
+    int32_t num_rows; /* of the product that is under way; 0 if it is not known */
 };
 
 static inline int32_t matrix_num_panels(int32_t num_columns)

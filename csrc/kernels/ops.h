@@ -31,8 +31,9 @@ enum cpu_level {
  * where row counts from 0 in `out`, whose rows are out_stride floats apart. Overwrites. The first
  * call of a panel has first_row 0: it may prefetch the panel, the others find it in the cache. If
  * quantised weights meet rows of bf16, it leaves the panel as bf16 weights in `unpacked`, where the
- * others have to find it; in other cases `unpacked` is not used. Meanwhile `prefetch`, if it is not NULL, is advanced by a step for each 32 rows and GROUP_SIZE
- * values along the depth, where the level gains by it. */
+ * others have to find it, unless it has all rows->num_rows rows: then there are no others. In other
+ * cases `unpacked` is not used. Meanwhile `prefetch`, if it is not NULL, is advanced by a step for
+ * each 32 rows and GROUP_SIZE values along the depth, where the level gains by it. */
 typedef void gemm_panel(const struct matrix *weights, int32_t panel,
                         const struct activations *rows, int32_t first_row, int32_t num_rows,
                         float *out, int32_t out_stride, void *unpacked,

@@ -55,8 +55,10 @@ static void multiply_tile(const struct panel_product *product, const struct prod
                           char *unpacked, struct panel_prefetch *prefetch)
 {
     size_t unpacked_bytes = unpacked_panel_bytes(product->matrix);
+    struct activations rows = *product->rows;
+    rows.num_rows = product->num_rows;
     for (int32_t i = 0; i < tile->num_panels; i++)
-        product->multiply(product->matrix, tile->first_panel + i, product->rows, tile->first_row,
+        product->multiply(product->matrix, tile->first_panel + i, &rows, tile->first_row,
                           tile->num_rows, tile->values + i * PANEL_COLUMNS, tile->stride,
                           unpacked + (size_t)i * unpacked_bytes, prefetch);
 }
