@@ -21,6 +21,7 @@ cdef extern from "kernels/matrix.h" nogil:
         activation_format rows
 
     const int GROUP_SIZE
+    const int PANEL_ALIGNMENT
     int32_t matrix_num_panels(int32_t num_columns)
     size_t matrix_panel_bytes(weight_format format, int32_t depth)
 

@@ -165,7 +165,8 @@ class Transformer:
         shape: Its sizes; widths are multiples of 32.
         sections: Its weights, by the names of csrc/kernels/transformer.h: "embedding",
             "layers.0.attention_norm", "layers.0.qkv" and so on, "final_norm", "head". Borrowed:
-            nothing is copied, and the buffers must not change.
+            nothing is copied, and the buffers must not change. Matrices begin at a multiple of
+            64 bytes.
         pool: Shares the phases of a step out; held during a step only.
         level: One of `cpu_levels()`.
         num_threads: Threads of a step, at most the pool's.

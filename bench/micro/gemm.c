@@ -3,8 +3,8 @@
  *   gemm PRECISION MODEL THREADS      f32, bf16, q8, q4, q8-int8 or q4-int8; smollm2-135m or
  *                                     square-4096; 1, 2, ...
  *
- * q8 and q4 are unpacked and multiplied with rows of bf16; with -int8, the codes are multiplied with
- * those of rows of 8 bits.
+ * q8 and q4 are unpacked and multiplied with rows of bf16; with -int8, the codes are multiplied
+ * with those of rows of 8 bits.
  *
  * Method. The weights of a whole model lie one after the other, more than the caches hold, so that
  * each pass reads them from memory, as a step does. A pass multiplies all of them with M rows; the

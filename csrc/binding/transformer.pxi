@@ -97,6 +97,8 @@ cdef class Transformer:
         cdef const unsigned char[::1] panels = bytes_of(
             section.data, packed_nbytes(section.format, num_columns, depth), name
         )
+        if <size_t>&panels[0] % PANEL_ALIGNMENT != 0:
+            raise ValueError(f"{name} must begin at a multiple of {PANEL_ALIGNMENT} bytes.")
         self.borrowed.append(panels)
         result.format = <weight_format>number_of(WEIGHT_FORMATS, section.format)
         result.num_columns = num_columns

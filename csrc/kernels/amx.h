@@ -1,10 +1,11 @@
 /* amx: the tile registers of level amx, and what the compiler does not know about them.
  *
  * There are 8 tiles of up to 16 rows of 64 bytes. Their shapes are a configuration that a thread
- * loads; every kernel that uses tiles loads its own at its beginning, so that nothing else has to
- * know. Loading waits for all that is under way (about 200 ns while weights stream from memory), so
- * the configuration is read first, which costs 4 ns, and loaded only if it is another one. It is
- * therefore not released at a kernel's end.
+ * loads. Every kernel that uses tiles loads its own at its beginning, so that nothing else has to
+ * know; attention does so once for all products of a set of queries. Loading waits for all that is
+ * under way (about 200 ns while weights stream from memory), so the configuration is read first,
+ * which costs 4 ns, and loaded only if it is another one. It is therefore not released at a kernel's
+ * end.
  *
  * The compiler does not know what the load of a tile reads: it may move stores past it, or leave
  * them out if they are to memory of the function's own, unless amx_expose stands between.

@@ -27,6 +27,7 @@
 #include "amx.h"
 #include "bf16.h"
 #include "kernels.h"
+#include "unpack_group.h"
 #include "vec.h"
 
 enum {
@@ -39,9 +40,6 @@ enum {
     UNPACK_AHEAD = 2,
     NUM_RECENT_STEPS = 4, /* more than UNPACK_AHEAD, and a power of 2 */
 };
-
-/* Unpacks one group of 32 values along the depth, all columns. */
-typedef void unpack_group(const uint8_t *group, bf16 *weights);
 
 /* Rows times one panel; those after the first 16 are its high rows. */
 struct block {

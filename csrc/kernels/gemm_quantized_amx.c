@@ -30,7 +30,7 @@
 
 #include "amx.h"
 #include "gemm_quantized_amx.h"
-#include "vec.h"
+#include "vec_float16.h"
 
 enum {
     TILE_COLUMNS = 16,
@@ -189,18 +189,13 @@ KERNEL_INLINE void finish_job(struct scratch *scratch, bool is_odd)
         _tile_stored(0, scratch->dots[0], AMX_ROW_BYTES);
 }
 
-KERNEL_INLINE __m512 load_float16(const uint8_t *halves)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves));
-}
-
 /* `halves` are the float16 scales of the columns, `place` is the group's in the window. */
 KERNEL_INLINE void scale_job(const struct scratch *scratch, bool is_odd, int32_t place,
                              const uint8_t *halves, int num_rows, bool is_q4, __m512 *sums)
 {
     const float *scales = scratch->scales[0] + place, *row_sums = scratch->row_sums[0] + place;
-    __m512 column_scale = load_float16(halves);
-    __m512 minimum = is_q4 ? load_float16(halves + 2 * PANEL_COLUMNS) : _mm512_setzero_ps();
+    __m512 column_scale = (__m512)vec_load_float16(halves);
+    __m512 minimum = is_q4 ? (__m512)vec_load_float16(halves + 2 * PANEL_COLUMNS) : _mm512_setzero_ps();
     for (int row = 0; row < num_rows; row++) {
         __m512 dot = _mm512_cvtepi32_ps(_mm512_load_si512(scratch->dots[is_odd][row]));
         __m512 scale = _mm512_mul_ps(column_scale, _mm512_set1_ps(scales[row * WINDOW_GROUPS]));

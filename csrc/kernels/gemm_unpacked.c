@@ -7,12 +7,10 @@
 #if !defined(__AMX_BF16__)
 
 #include "kernels.h"
+#include "unpack_group.h"
 #include "vec_bf16.h"
 #include "vec_dot.h"
 #include "vec_float16.h"
-
-/* Unpacks one group of 32 values along the depth, all columns. */
-typedef void unpack_group(const uint8_t *group, bf16 *weights);
 
 /* Two codes of each of VEC_LANES columns become pairs of weights. */
 KERNEL_INLINE void store_weights(vec_i32 first, vec_i32 second, vec scale, vec minimum,

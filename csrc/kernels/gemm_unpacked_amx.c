@@ -12,8 +12,8 @@
 
 #if defined(__AMX_BF16__)
 
-#include "float16.h"
 #include "gemm_bf16_amx.h"
+#include "vec_float16.h"
 
 enum {
     VEC_BYTES = 64,
@@ -32,11 +32,6 @@ struct column_values {
     __m512 of_low_columns; /* 0 to 7 */
     __m512 of_high_columns;
 };
-
-KERNEL_INLINE __m512 load_float16(const uint8_t *halves)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)halves));
-}
 
 KERNEL_INLINE struct column_values twice_each(__m512 columns)
 {
@@ -87,7 +82,7 @@ KERNEL_INLINE void unpack_q8(const uint8_t *group, bf16 *weights)
     const __m512i sign_bits = _mm512_set1_epi8((char)0x80);
     const uint8_t *scales = group + GROUP_SIZE * PANEL_COLUMNS;
     for (int half = 0; half < NUM_HALVES; half++) {
-        __m512 scale = load_float16(scales + half * TILE_COLUMNS * sizeof(float16));
+        __m512 scale = (__m512)vec_load_float16(scales + half * TILE_COLUMNS * sizeof(float16));
         __m512 offset = _mm512_mul_ps(scale, _mm512_set1_ps(-0x1p15f - 128.0f));
         const uint8_t *source = group + half * VEC_BYTES;
         bf16 *target = weights + half * 2 * TILE_COLUMNS;
@@ -104,8 +99,8 @@ KERNEL_INLINE void unpack_q4(const uint8_t *group, bf16 *weights)
     const uint8_t *scales = group + GROUP_SIZE / 2 * PANEL_COLUMNS;
     const uint8_t *minimums = scales + PANEL_COLUMNS * sizeof(float16);
     for (int half = 0; half < NUM_HALVES; half++) {
-        __m512 scale = load_float16(scales + half * TILE_COLUMNS * sizeof(float16));
-        __m512 minimum = load_float16(minimums + half * TILE_COLUMNS * sizeof(float16));
+        __m512 scale = (__m512)vec_load_float16(scales + half * TILE_COLUMNS * sizeof(float16));
+        __m512 minimum = (__m512)vec_load_float16(minimums + half * TILE_COLUMNS * sizeof(float16));
         __m512 low_offset = _mm512_fmadd_ps(scale, _mm512_set1_ps(-0x1p7f), minimum);
         __m512 high_offset = _mm512_fmadd_ps(scale, _mm512_set1_ps(-0x1p11f), minimum);
         const uint8_t *source = group + half * VEC_BYTES;

@@ -13,8 +13,8 @@
  *                  k % 8 < 4 and whose high half that of k % 8 >= 4, then float16 scale[c], then
  *                  float16 minimum[c];  weight = scale * code + minimum    (640 bytes a group)
  *
- * Columns past num_columns, in the last panel, are zero weights. Panels start at a multiple of 64
- * bytes. The same panels serve every CPU level.
+ * Columns past num_columns, in the last panel, are zero weights. Panels start at a multiple of
+ * PANEL_ALIGNMENT bytes. The same panels serve every CPU level.
  *
  * Activations are
  *
@@ -35,6 +35,7 @@
 #include <stdint.h>
 
 #define PANEL_COLUMNS 32
+#define PANEL_ALIGNMENT 64
 #define GROUP_SIZE 32 /* values along the depth that share a scale; every depth is a multiple */
 
 #define Q8_GROUP_BYTES (GROUP_SIZE * PANEL_COLUMNS + 2 * PANEL_COLUMNS)

@@ -8,9 +8,8 @@
  *       multiply
  *       finish               the tile of results, while it is in the first cache
  *
- * A product without an end goes to where its results stay at once.
- *
  * and fetches its next chunk meanwhile (panel_prefetch.h). The order changes no bit of a result.
+ * Without an end, results are written at once to where they stay.
  */
 #ifndef REALTIME_SERVE_PANEL_PRODUCT_H
 #define REALTIME_SERVE_PANEL_PRODUCT_H

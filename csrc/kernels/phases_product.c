@@ -1,4 +1,5 @@
-/* The phases that are matrix products with an end of their own: residual, SwiGLU. */
+/* The phases that are matrix products: those with an end of their own, residual and SwiGLU, and the
+ * logits. */
 #include <stddef.h>
 
 #include "transformer_state.h"

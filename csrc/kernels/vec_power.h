@@ -1,4 +1,4 @@
-/* vec_power: exponentials that are right to 18 or to 13 bits, for weights that are rounded to fewer.
+/* vec_power: exponentials that are right to 18 or to 13 bits, for what is rounded to fewer.
  *
  * e^x is 2^(x log2 e): the whole part of that power goes into the exponent, its fraction into a
  * polynomial of less degree than vec_exp's.

@@ -80,6 +80,24 @@ def work(samples: Any = (GREEDY,), num_rows: int = 4) -> ScheduledRows:
     return ScheduledRows(range(num_rows), 0, [0, 1], samples)
 
 
+def test_matrices_are_aligned() -> None:
+    unaligned = sections()
+    values = unaligned["head"].data
+    shifted = np.zeros(len(values) + 16, np.float32)
+    start = -shifted.ctypes.data % 64 // 4 + 4
+    unaligned["head"] = Section("f32", shifted[start : start + len(values)])
+    with pytest.raises(ValueError, match="head must begin at a multiple of 64 bytes"):
+        Transformer(
+            SHAPE,
+            unaligned,
+            ComputePool(1),
+            level=cpu_levels()[-1],
+            num_threads=1,
+            max_rows=1,
+            max_outputs=1,
+        )
+
+
 # --- numbers --------------------------------------------------------------------
 
 

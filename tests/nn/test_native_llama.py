@@ -134,6 +134,26 @@ def test_a_mixed_step_gives_each_sequence_the_bits_that_it_gets_alone(
 
 
 @each_level
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_threads_keep_to_their_own_memory_where_a_matrix_is_deep(
+    precision: str, level: str
+) -> None:
+    # What a member unpacks of one panel of down then is more than anything else it needs.
+    torch.manual_seed(0)
+    config = dict(CONFIGS["llama"].to_dict(), intermediate_size=4096)
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.LlamaConfig(**config), dtype=torch.float32
+    )
+    one, three = (
+        NativeNetwork(model, precision, level, num_threads=threads).last_logits(TOKENS[:70])
+        for threads in (1, 3)
+    )
+    assert_same_bits(one, three)
+    sibling = NativeNetwork(model, precision, level, num_threads=3)
+    assert_same_bits(sibling.last_logits(TOKENS[:70]), one)
+
+
+@each_level
 def test_several_rows_of_a_sequence_may_want_logits(level: str) -> None:
     network = NativeNetwork(random_model("llama"), "f32", level)
     expected = np.stack([network.last_logits(TOKENS[:length]) for length in (38, 39, 40)])

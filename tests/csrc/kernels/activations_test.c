@@ -22,7 +22,7 @@ static struct activations new_rows(enum activation_format format)
     return (struct activations){format, DEPTH,
                                 test_alloc(NUM_ROWS * DEPTH * value_bytes(format)),
                                 test_alloc(num_scales * sizeof(float)),
-                                test_alloc(num_scales * sizeof(float))};
+                                test_alloc(num_scales * sizeof(float)), 0};
 }
 
 static void free_rows(struct activations *rows)

@@ -22,7 +22,7 @@ static void results_equal_those_of_float32(const struct float_format *format)
 {
     enum { NUM_ROWS = 37, DEPTH = 416 };
     struct trial trial = new_trial(format, NUM_ROWS, 32, DEPTH, random_fraction);
-    struct activations rows = {ACTIVATIONS_F32, DEPTH, trial.inputs, NULL, NULL};
+    struct activations rows = {ACTIVATIONS_F32, DEPTH, trial.inputs, NULL, NULL, 0};
     void *panels = test_alloc(matrix_panel_bytes(WEIGHTS_F32, DEPTH));
     struct matrix matrix = {WEIGHTS_F32, 32, DEPTH, panels, ACTIVATIONS_F32};
     float *out = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));

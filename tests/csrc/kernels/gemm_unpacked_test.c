@@ -49,6 +49,29 @@ static void pack_steps(const float *weights, int32_t num_columns, int32_t depth,
         }
 }
 
+/* To what Q4 codes with a scale of 1 and a minimum of -8 stand for. */
+static float round_to_whole(float value)
+{
+    return fminf(nearbyintf(value), 7);
+}
+
+static void pack_wholes(const float *weights, int32_t num_columns, int32_t depth,
+                        int32_t panel_stride, void *panels)
+{
+    CHECK(panel_stride == 1);
+    memset(panels, 0,
+           (size_t)matrix_num_panels(num_columns) * matrix_panel_bytes(WEIGHTS_Q4, depth));
+    for (int32_t column = 0; column < num_columns; column++)
+        for (int32_t k = 0; k < depth; k++) {
+            uint8_t *group = group_at(panels, WEIGHTS_Q4, depth, column, k);
+            int32_t code = (int32_t)weights[column * depth + k] + 8;
+            group[k % GROUP_SIZE / 8 * 128 + column % PANEL_COLUMNS * 4 + k % 4] |=
+                (uint8_t)(k % 8 < 4 ? code : code << 4);
+            set_half(group + 512, column, 1);
+            set_half(group + 576, column, -8);
+        }
+}
+
 /* ---- weights: a row with a single 1 multiplies to the weights of its depth ---- */
 
 enum { DEPTH = 3 * GROUP_SIZE };
@@ -89,7 +112,7 @@ static struct quantized *new_quantized(enum weight_format format)
     for (int32_t k = 0; k < DEPTH; k += GROUP_SIZE)
         fill_group(format, group_at(this->panel, format, DEPTH, 0, k));
     this->matrix = (struct matrix){format, PANEL_COLUMNS, DEPTH, this->panel, ACTIVATIONS_BF16};
-    this->rows = (struct activations){ACTIVATIONS_BF16, DEPTH, this->values, NULL, NULL};
+    this->rows = (struct activations){ACTIVATIONS_BF16, DEPTH, this->values, NULL, NULL, 0};
     return this;
 }
 
@@ -106,16 +129,23 @@ static double weight_at(struct quantized *this, int32_t k, int32_t column)
     const uint8_t *group = group_at(this->panel, this->matrix.format, DEPTH, column, k);
     int32_t in_group = k % GROUP_SIZE;
     if (this->matrix.format == WEIGHTS_Q8)
-        return half_at(group + 1024, column) * (int8_t)group[in_group / 4 * 128 + column * 4 + k % 4];
+        return half_at(group + 1024, column) *
+               (int8_t)group[in_group / 4 * 128 + column * 4 + k % 4];
     uint8_t both = group[in_group / 8 * 128 + column * 4 + k % 4];
     int32_t code = in_group % 8 < 4 ? both & 15 : both >> 4;
     return half_at(group + 512, column) * code + half_at(group + 576, column);
 }
 
-static void multiply_all(struct quantized *this)
+static void multiply_rows(struct quantized *this, int32_t first_row, int32_t num_rows)
 {
     gemm_panel *gemm = KERNEL(kernel_ops).gemm[this->matrix.format][ACTIVATIONS_BF16];
-    gemm(&this->matrix, 0, &this->rows, 0, DEPTH, this->out[0], PANEL_COLUMNS, this->unpacked, NULL);
+    gemm(&this->matrix, 0, &this->rows, first_row, num_rows, this->out[first_row], PANEL_COLUMNS,
+         this->unpacked, NULL);
+}
+
+static void multiply_all(struct quantized *this)
+{
+    multiply_rows(this, 0, DEPTH);
 }
 
 /* Rounded once, or once before that to float32: then a weight half way between two bf16 may go to
@@ -148,6 +178,21 @@ static void nan_stays_in_its_column(enum weight_format format)
     test_free(this);
 }
 
+/* A product of all rows there are need not leave the panel unpacked. */
+static void the_number_of_all_rows_changes_no_bit(enum weight_format format)
+{
+    struct quantized *this = new_quantized(format);
+    float *expected = test_alloc(sizeof this->out);
+    multiply_all(this);
+    memcpy(expected, this->out, sizeof this->out);
+    for (int32_t num_rows = 1; num_rows <= 40; num_rows++) {
+        this->rows.num_rows = num_rows;
+        multiply_rows(this, 0, num_rows);
+        CHECK(memcmp(this->out, expected, sizeof this->out) == 0);
+    }
+    test_free(expected), test_free(this);
+}
+
 static void q4_rows_have_the_same_bits_in_any_batch(void)
 {
     struct quantized *this = new_quantized(WEIGHTS_Q4);
@@ -158,10 +203,8 @@ static void q4_rows_have_the_same_bits_in_any_batch(void)
     memcpy(together, this->out, sizeof this->out);
     for (int32_t num_rows = 1; num_rows <= 40; num_rows++) {
         memset(this->unpacked, 0xff, sizeof this->unpacked);
-        KERNEL(gemm_q4_bf16)(&this->matrix, 0, &this->rows, 0, num_rows, this->out[0],
-                             PANEL_COLUMNS, this->unpacked, NULL);
-        KERNEL(gemm_q4_bf16)(&this->matrix, 0, &this->rows, num_rows, DEPTH - num_rows,
-                             this->out[num_rows], PANEL_COLUMNS, this->unpacked, NULL);
+        multiply_rows(this, 0, num_rows);
+        multiply_rows(this, num_rows, DEPTH - num_rows);
         CHECK(memcmp(this->out, together, sizeof this->out) == 0);
     }
     test_free(together), test_free(this);
@@ -177,11 +220,21 @@ int main(void)
         .round = round_to_step,
         .store = store_as_bf16,
     };
+    static const struct float_format q4_format = {
+        .weights = WEIGHTS_Q4,
+        .rows = ACTIVATIONS_BF16,
+        .gemm = KERNEL(gemm_q4_bf16),
+        .pack = pack_wholes,
+        .round = round_to_whole,
+        .store = store_as_bf16,
+    };
     kernel_test_begin();
     check_float_format(&q8_format);
+    check_float_format(&q4_format);
     for (int format = WEIGHTS_Q8; format < NUM_WEIGHT_FORMATS; format++) {
         weights_are_scale_times_code_plus_minimum((enum weight_format)format);
         nan_stays_in_its_column((enum weight_format)format);
+        the_number_of_all_rows_changes_no_bit((enum weight_format)format);
     }
     q4_rows_have_the_same_bits_in_any_batch();
     puts("gemm_unpacked: ok");

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "bf16.h"
 #include "panel_product.h"
 
 #define MAX_ROWS (3 * TILE_ROWS)
@@ -110,7 +111,8 @@ static void write_down_product(const struct matrix *weights, int32_t panel,
     int32_t chunk_panels = run.product->chunk_panels, first_panel = run.chunk * chunk_panels;
     bool is_last_panel = panel + 1 == first_panel + chunk_panels;
     bool is_last = is_last_panel && first_row + num_rows == run.product->num_rows;
-    CHECK(weights == run.product->matrix && rows == run.product->rows);
+    CHECK(weights == run.product->matrix && rows->values == run.product->rows->values);
+    CHECK(rows->depth == DEPTH && rows->num_rows == run.product->num_rows);
     CHECK(panel == run.next_panel++ && first_row == run.next_row && num_rows == tile_rows());
     if (run.product->finish == NULL) {
         CHECK(out == run.product->out + first_row * out_stride + panel * PANEL_COLUMNS);
@@ -233,7 +235,8 @@ static void each_panel_meets_each_row_once(enum weight_format format,
     int32_t num_chunks = 12, num_panels = num_chunks * chunk_panels;
     struct matrix matrix = {.format = format, .num_columns = num_panels * PANEL_COLUMNS - 5,
                             .depth = DEPTH, .panels = panels, .rows = row_format};
-    struct activations rows = {.depth = DEPTH};
+    static bf16 values[MAX_ROWS][DEPTH];
+    struct activations rows = {.depth = DEPTH, .values = values};
     struct panel_product product = {.multiply = write_down_product, .matrix = &matrix,
                                     .rows = &rows, .num_rows = num_rows,
                                     .chunk_panels = chunk_panels, .num_members = num_members,
