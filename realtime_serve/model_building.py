@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from realtime_serve.default_model import default_model_path
 from realtime_serve.engine.engine import LLMEngine
 from realtime_serve.engine.interface import Engine
+from realtime_serve.engine.kv_cache_size import KVCacheLimit
 from realtime_serve.errors import ConfigError
 from realtime_serve.model import Model
 from realtime_serve.model_files import OnProgress
@@ -23,7 +24,7 @@ from realtime_serve.runners import (
     unused_on_torch,
 )
 from realtime_serve.text.model import TextModel, load_gguf_text, load_hf_text
-from realtime_serve.types import BatchConfig, MemoryShare, ModelConfig
+from realtime_serve.types import BatchConfig, ModelConfig
 from realtime_serve.weights.checkpoint import Checkpoint, open_checkpoint
 from realtime_serve.weights.packed_file import BeforePiece
 from realtime_serve.worker import EngineLoader, Notify
@@ -146,20 +147,11 @@ def _build_engine(
         loaded.runner,
         eos_token_ids=text.eos_token_ids,
         batch=batch_config,
-        kv_cache_bytes=_kv_cache_bytes(config, loaded.free_memory_bytes),
+        kv_cache_limit=KVCacheLimit(config.kv_cache_bytes, loaded.memory, num_worker_processes()),
         max_model_len=loaded.max_model_len,
-        free_memory_bytes=loaded.free_memory_bytes,
         enable_prefix_caching=config.enable_prefix_caching,
         clock=time.perf_counter,
     )
     for notice in engine.notices:
         notify(notice)
     return engine
-
-
-def _kv_cache_bytes(config: ModelConfig, free_memory_bytes: int) -> int:
-    size = config.kv_cache_bytes
-    if isinstance(size, MemoryShare):
-        # Other workers, which start now or anew later, want theirs of the same memory.
-        return size.of(free_memory_bytes) // num_worker_processes()
-    return size

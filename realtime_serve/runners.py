@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from realtime_serve._kernels import Transformer, cpu_levels, shared_compute_pool
-from realtime_serve.engine import host_memory
 from realtime_serve.engine.checkpoint_fit import longest_sequence
+from realtime_serve.engine.host_memory import DeviceMemory, host_memory
 from realtime_serve.engine.native_runner import NativeRunner, activation_format, kv_format
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import ModelRunner
@@ -44,12 +44,12 @@ class LoadedRunner(NamedTuple):
     Args:
         runner: It, without a KV cache yet.
         max_model_len: Longest sequence in tokens.
-        free_memory_bytes: What its device had left once it was loaded: room for a KV cache.
+        memory: Of its device once it was loaded: room for a KV cache.
     """
 
     runner: ModelRunner
     max_model_len: int
-    free_memory_bytes: int
+    memory: DeviceMemory
 
 
 class NativePath(NamedTuple):
@@ -121,7 +121,7 @@ def load_runner(
         runner = _native_runner(
             shape, weights, path, config, batch_config, notices=checkpoint.notices
         )
-        return LoadedRunner(runner, max_model_len, host_memory.free_memory_bytes())
+        return LoadedRunner(runner, max_model_len, host_memory())
     return _load_in_torch(checkpoint, path, config, max_model_len, before_piece)
 
 
@@ -282,8 +282,8 @@ def _require_kv_cache_of_torch(config: ModelConfig, dtype: torch.dtype) -> None:
 
 
 def _run_in_torch(network: CausalLM, level: str, max_model_len: int) -> LoadedRunner:
-    from realtime_serve.engine.torch_device import free_memory_bytes
+    from realtime_serve.engine.torch_device import device_memory
     from realtime_serve.engine.torch_runner import TorchRunner
 
     runner = TorchRunner(network, level)
-    return LoadedRunner(runner, max_model_len, free_memory_bytes(network.device))
+    return LoadedRunner(runner, max_model_len, device_memory(network.device))

@@ -15,10 +15,10 @@ import torch
 import transformers
 
 from realtime_serve._kernels import cpu_levels
-from realtime_serve.engine import host_memory
+from realtime_serve.engine.host_memory import DeviceMemory, host_memory
 from realtime_serve.engine.native_runner import NativeRunner, activation_format, kv_format
 from realtime_serve.engine.packing import PackedDType
-from realtime_serve.engine.runner import ScheduledRows
+from realtime_serve.engine.runner import ModelRunner, ScheduledRows
 from realtime_serve.engine.torch_device import CudaSupport
 from realtime_serve.engine.torch_runner import TorchRunner
 from realtime_serve.errors import ConfigError, ModelLoadError
@@ -136,7 +136,7 @@ def test_a_network_in_torch_is_loaded_with_its_notice_and_the_hosts_memory() -> 
     loaded = load(checkpoint, config)
     assert isinstance(loaded.runner, TorchRunner)
     assert loaded.max_model_len == 100
-    assert loaded.free_memory_bytes == pytest.approx(host_memory.free_memory_bytes(), rel=0.2)
+    assert loaded.memory == pytest.approx(host_memory(), rel=0.2)
     assert any("runs on torch" in notice for notice in checkpoint.notices)
 
 
@@ -207,7 +207,12 @@ def test_the_native_path_says_what_the_host_has_left(gguf_path: str, tmp_path: P
     config = ModelConfig(cache_dir=str(tmp_path), dtype="q4")
     loaded = load(open_checkpoint(gguf_path), config)
     assert isinstance(loaded.runner, NativeRunner)
-    assert loaded.free_memory_bytes == pytest.approx(host_memory.free_memory_bytes(), rel=0.2)
+    assert loaded.memory == pytest.approx(host_memory(), rel=0.2)
+
+
+def memory_of_blocks(runner: ModelRunner, free: int) -> DeviceMemory:
+    """Memory for 1000 blocks of a runner."""
+    return DeviceMemory(free * runner.bytes_per_block, 1000 * runner.bytes_per_block, 0)
 
 
 @pytest.mark.parametrize(("percent", "num_blocks"), [(50, 100), (5, 10)])
@@ -215,7 +220,7 @@ def test_a_share_of_memory_is_one_of_what_the_runners_device_has_left(
     percent: float, num_blocks: int
 ) -> None:
     runner = TorchRunner(HistoryModel(64))
-    loaded = LoadedRunner(runner, 64, free_memory_bytes=200 * runner.bytes_per_block)
+    loaded = LoadedRunner(runner, 64, memory_of_blocks(runner, free=200))
     config = ModelConfig(kv_cache_bytes=MemoryShare(percent))
     engine = _build_engine(loaded, TEXT, config, BatchConfig(), lambda _: None)
     assert engine.stats().kv_blocks_total == num_blocks
@@ -224,17 +229,32 @@ def test_a_share_of_memory_is_one_of_what_the_runners_device_has_left(
 def test_a_share_of_memory_is_divided_among_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("realtime_serve.model_building.num_worker_processes", lambda: 4)
     runner = TorchRunner(HistoryModel(64))
-    loaded = LoadedRunner(runner, 64, free_memory_bytes=200 * runner.bytes_per_block)
+    loaded = LoadedRunner(runner, 64, memory_of_blocks(runner, free=200))
     config = ModelConfig(kv_cache_bytes=MemoryShare(50))
     engine = _build_engine(loaded, TEXT, config, BatchConfig(), lambda _: None)
     assert engine.stats().kv_blocks_total == 25
 
 
-def test_a_cache_that_the_runners_device_has_no_room_for_is_refused() -> None:
+def test_a_cache_that_does_not_fit_now_is_made_with_a_notice() -> None:
+    """When workers are replaced, the old ones still hold their memory."""
     runner = TorchRunner(HistoryModel(64))
-    loaded = LoadedRunner(runner, 64, free_memory_bytes=9 * runner.bytes_per_block)
+    loaded = LoadedRunner(runner, 64, memory_of_blocks(runner, free=9))
     config = ModelConfig(kv_cache_bytes=10 * runner.bytes_per_block)
-    with pytest.raises(ModelLoadError, match=rf"only {loaded.free_memory_bytes} are free"):
+    notices: list[str] = []
+    engine = _build_engine(loaded, TEXT, config, BatchConfig(), notices.append)
+    assert engine.stats().kv_blocks_total == 10
+    (notice,) = notices
+    assert "free now" in notice
+
+
+def test_a_cache_that_never_fits_in_each_of_the_workers_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("realtime_serve.model_building.num_worker_processes", lambda: 101)
+    runner = TorchRunner(HistoryModel(64))
+    loaded = LoadedRunner(runner, 64, memory_of_blocks(runner, free=200))
+    config = ModelConfig(kv_cache_bytes=10 * runner.bytes_per_block)
+    with pytest.raises(ModelLoadError, match="in each of 101 workers"):
         _build_engine(loaded, TEXT, config, BatchConfig(), lambda _: None)
 
 
@@ -323,7 +343,7 @@ def test_a_network_of_ones_own_runs_where_it_is(device: Device) -> None:
     loaded = runner_of_network(HistoryModel(64), ModelConfig(device=device))
     assert isinstance(loaded.runner, TorchRunner)
     assert loaded.max_model_len == 64
-    assert loaded.free_memory_bytes > 0
+    assert loaded.memory.free_bytes > 0
 
 
 def test_a_network_of_ones_own_on_another_device_than_configured_is_refused() -> None:

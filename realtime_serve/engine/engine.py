@@ -10,7 +10,7 @@ from typing import TypeAlias
 from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
 from realtime_serve.engine.interface import EngineStats, Finished, Started, StepOutput
 from realtime_serve.engine.kv_cache import BlockPool
-from realtime_serve.engine.kv_cache_size import choose_num_blocks
+from realtime_serve.engine.kv_cache_size import KVCacheLimit, choose_num_blocks
 from realtime_serve.engine.prefill_budget import PrefillBudget
 from realtime_serve.engine.prefix_cache import PrefixCache
 from realtime_serve.engine.runner import (
@@ -50,9 +50,8 @@ class LLMEngine:
         runner: The network; the engine makes its KV cache.
         eos_token_ids: Tokens that end a sequence, unless its request ignores them.
         batch: Seats, token budget and guesses.
-        kv_cache_bytes: Most memory for keys and values.
+        kv_cache_limit: Most memory for keys and values.
         max_model_len: Longest prompt plus output in tokens, at most the model's own.
-        free_memory_bytes: What there is for keys and values; None if that is not known.
         enable_prefix_caching: Whether prompts that begin alike share what was computed.
         seed_source: Gives seeds to requests without one.
         clock: Tells seconds. What steps cost is learnt by it: without one, the batch's
@@ -73,22 +72,16 @@ class LLMEngine:
         *,
         eos_token_ids: frozenset[int],
         batch: BatchConfig,
-        kv_cache_bytes: int,
+        kv_cache_limit: KVCacheLimit,
         max_model_len: int,
-        free_memory_bytes: int | None = None,
         enable_prefix_caching: bool = True,
         seed_source: Callable[[], int] = random_seed,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        num_blocks = choose_num_blocks(
-            runner.bytes_per_block,
-            batch=batch,
-            kv_cache_bytes=kv_cache_bytes,
-            max_model_len=max_model_len,
-            free_memory_bytes=free_memory_bytes,
+        num_blocks, self.notices = choose_num_blocks(
+            runner.bytes_per_block, kv_cache_limit, batch=batch, max_model_len=max_model_len
         )
         self.max_model_len = min(max_model_len, num_blocks * BLOCK_SIZE)
-        self.notices = _notices(max_model_len, self.max_model_len, kv_cache_bytes)
         self._vocab_size = runner.vocab_size
         self._eos_token_ids = eos_token_ids
         self._seed_source = seed_source
@@ -354,12 +347,3 @@ def _finished(sequence: Sequence) -> Finished:
 
 def _prefill_budget(batch: BatchConfig) -> PrefillBudget | None:
     return None if batch.target_itl_ms is None else PrefillBudget(batch.target_itl_ms / 1000)
-
-
-def _notices(wanted_len: int, max_model_len: int, kv_cache_bytes: int) -> tuple[str, ...]:
-    if max_model_len == wanted_len:
-        return ()
-    return (
-        f"max_model_len is {max_model_len} instead of {wanted_len}: kv_cache_bytes "
-        f"({kv_cache_bytes}) holds no more tokens of this model.",
-    )

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: what the machine has left, and its control group.
+"""How much memory there is for this process: that of the machine, and of its control group.
 
 A container is told of its limit by a control group only; /proc/meminfo shows it the whole
 machine. Page cache that nobody has used lately counts as free: the kernel drops it first.
@@ -11,6 +11,20 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 ROOT = Path("/")
+
+
+class DeviceMemory(NamedTuple):
+    """Memory of the host or of a GPU, as one process sees it.
+
+    Args:
+        free_bytes: What can be taken now.
+        capacity_bytes: What all processes together can ever have.
+        own_bytes: What this process has for itself and shares with no other.
+    """
+
+    free_bytes: int
+    capacity_bytes: int
+    own_bytes: int
 
 
 class _ControlGroupFiles(NamedTuple):
@@ -43,22 +57,44 @@ def free_memory_bytes(root: Path = ROOT) -> int:
     Returns:
         The least of what the machine and each limited control group have left.
     """
-    return max(0, min([_machine_free(root), *_groups_free(root)]))
+    groups_free = [_group_free(group, files) for group, files in _groups(root)]
+    machine_free = _kib(root / "proc/meminfo", "MemAvailable")
+    return max(0, min([machine_free, *(each for each in groups_free if each is not None)]))
 
 
-def _machine_free(root: Path) -> int:
-    lines = (root / "proc/meminfo").read_text().splitlines()
-    (kib,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+def host_memory(root: Path = ROOT) -> DeviceMemory:
+    """Measure the memory of this machine, as far as this process may use it.
+
+    Args:
+        root: Where /proc and /sys are.
+
+    Returns:
+        The least of what the machine and each limited control group have.
+    """
+    limits = [_limit(group, files) for group, files in _groups(root)]
+    capacity = min(
+        [_kib(root / "proc/meminfo", "MemTotal"), *(each for each in limits if each is not None)]
+    )
+    own = _kib(root / "proc/self/status", "RssAnon")
+    return DeviceMemory(free_memory_bytes(root), capacity, own)
+
+
+def _kib(path: Path, key: str) -> int:
+    """A figure of /proc, in bytes."""
+    (kib,) = [
+        line.split()[1] for line in path.read_text().splitlines() if line.startswith(f"{key}:")
+    ]
     return int(kib) * 1024
 
 
-def _groups_free(root: Path) -> Iterator[int]:
+def _groups(root: Path) -> Iterator[tuple[Path, _ControlGroupFiles]]:
+    """The control groups that this process is in, with their files' names."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         files = _VERSIONS.get(controllers)
         if files is not None:
             for group in _with_parents(path):
-                yield from _group_free(root / files.mount / group, files)
+                yield root / files.mount / group, files
 
 
 def _with_parents(path: str) -> list[PurePath]:
@@ -67,14 +103,18 @@ def _with_parents(path: str) -> list[PurePath]:
     return [group, *group.parents]
 
 
-def _group_free(group: Path, files: _ControlGroupFiles) -> Iterator[int]:
-    try:
-        limit = (group / files.limit).read_text().strip()
-        usage = int((group / files.usage).read_text())
-    except OSError:
-        return
-    if limit != "max":
-        yield int(limit) - usage + _reclaimable(group, files.reclaimable)
+def _limit(group: Path, files: _ControlGroupFiles) -> int | None:
+    """What a group may take; None if it has no limit, or is not to be seen."""
+    lines = _lines(group / files.limit)
+    return int(lines[0]) if lines and lines[0] != "max" else None
+
+
+def _group_free(group: Path, files: _ControlGroupFiles) -> int | None:
+    """What a group may still take; None as for `_limit`."""
+    limit, usage = _limit(group, files), _lines(group / files.usage)
+    if limit is None or not usage:
+        return None
+    return limit - int(usage[0]) + _reclaimable(group, files.reclaimable)
 
 
 def _reclaimable(group: Path, key: str) -> int:

@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 import torch
 
-from realtime_serve.engine import host_memory
+from realtime_serve.engine.host_memory import DeviceMemory, host_memory
 from realtime_serve.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -70,17 +70,18 @@ def require_cuda(support: CudaSupport) -> torch.device:
     )
 
 
-def free_memory_bytes(device: torch.device) -> int:
-    """Memory of a device that can still be taken.
+def device_memory(device: torch.device) -> DeviceMemory:
+    """Measure the memory of a device.
 
     Args:
         device: Which one.
 
     Returns:
-        What all its users together have left; torch's own reserve there is given up first.
+        What all its users together have, and have left; torch's own reserve there is given up
+        first.
     """
     if device.type == "cpu":
-        return host_memory.free_memory_bytes()
+        return host_memory()
     torch.cuda.empty_cache()  # what loading took for a moment counts as used until then
-    free, _ = torch.cuda.mem_get_info(device)
-    return free
+    free, total = torch.cuda.mem_get_info(device)
+    return DeviceMemory(free, total, torch.cuda.memory_reserved(device))

@@ -34,3 +34,4 @@ from realtime_serve.types.settings import DType as DType
 from realtime_serve.types.settings import KVCacheDType as KVCacheDType
 from realtime_serve.types.settings import ModelConfig as ModelConfig
 from realtime_serve.types.settings import ServerConfig as ServerConfig
+from realtime_serve.types.size_text import size_text as size_text

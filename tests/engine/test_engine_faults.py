@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from realtime_serve.engine.engine import LLMEngine
-from realtime_serve.engine.kv_cache_size import MIN_MODEL_LEN
+from realtime_serve.engine.kv_cache_size import MIN_MODEL_LEN, KVCacheLimit
 from realtime_serve.engine.kv_storage import bytes_per_block
 from realtime_serve.engine.runner import BLOCK_SIZE
 from realtime_serve.engine.torch_runner import TorchRunner
@@ -22,7 +22,7 @@ from realtime_serve.errors import (
     ModelLoadError,
 )
 from realtime_serve.nn.interface import ForwardBatch, KVTensors
-from realtime_serve.types import BatchConfig, FinishReason
+from realtime_serve.types import BatchConfig, FinishReason, size_text
 from support.engine_driver import MAX_MODEL_LEN, prompt
 from support.engine_driver import EngineDriver as Driver
 from support.stub_model import VOCAB_SIZE, HistoryModel, expected_tokens
@@ -131,7 +131,7 @@ def build(num_blocks: int, *, max_model_len: int, max_num_seqs: int = 4) -> LLME
         TorchRunner(model),
         eos_token_ids=frozenset(),
         batch=BatchConfig(max_num_seqs=max_num_seqs),
-        kv_cache_bytes=num_blocks * bytes_per_block(model),
+        kv_cache_limit=KVCacheLimit(num_blocks * bytes_per_block(model)),
         max_model_len=max_model_len,
     )
 
@@ -155,7 +155,8 @@ def test_a_cache_too_small_to_be_of_use_is_refused_with_both_numbers(max_model_l
     num_blocks = min(max_model_len, MIN_MODEL_LEN) // BLOCK_SIZE
     per_block = bytes_per_block(HistoryModel())
     with pytest.raises(
-        ModelLoadError, match=f"{(num_blocks - 1) * per_block}.*{num_blocks * per_block}"
+        ModelLoadError,
+        match=f"{size_text((num_blocks - 1) * per_block)}.*{size_text(num_blocks * per_block)}",
     ):
         build(num_blocks - 1, max_model_len=max_model_len)
 

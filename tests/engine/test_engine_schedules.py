@@ -17,6 +17,7 @@ from realtime_serve import _token_ring
 from realtime_serve._token_ring import TokenRing
 from realtime_serve.engine.engine import LLMEngine
 from realtime_serve.engine.interface import Finished
+from realtime_serve.engine.kv_cache_size import KVCacheLimit
 from realtime_serve.engine.kv_storage import bytes_per_block
 from realtime_serve.engine.runner import BLOCK_SIZE
 from realtime_serve.engine.torch_runner import TorchRunner
@@ -72,7 +73,7 @@ class History:
                 target_itl_ms=TARGET_ITL_MS,
                 num_speculative_tokens=self.random.choice([0, 2, 8]),
             ),
-            kv_cache_bytes=num_blocks * bytes_per_block(self.model),
+            kv_cache_limit=KVCacheLimit(num_blocks * bytes_per_block(self.model)),
             max_model_len=MAX_MODEL_LEN,
             enable_prefix_caching=self.random.random() < 0.8,
             seed_source=lambda: 0,
@@ -188,7 +189,7 @@ def test_a_crowd_in_a_pool_for_one_answers_as_if_each_were_alone() -> None:
         TorchRunner(model),
         eos_token_ids=frozenset(),
         batch=BatchConfig(max_num_seqs=16, max_batch_tokens=32),
-        kv_cache_bytes=MAX_MODEL_LEN // BLOCK_SIZE * bytes_per_block(model),
+        kv_cache_limit=KVCacheLimit(MAX_MODEL_LEN // BLOCK_SIZE * bytes_per_block(model)),
         max_model_len=MAX_MODEL_LEN,
     )
     readers = []

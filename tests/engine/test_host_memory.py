@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from realtime_serve.engine.host_memory import free_memory_bytes
+from realtime_serve.engine.host_memory import DeviceMemory, free_memory_bytes, host_memory
 
 MACHINE_FREE = 8 * 2**30
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:
-    """Write a machine with 8 GiB left and some more files."""
-    meminfo = f"MemTotal:       99 kB\nMemAvailable:   {MACHINE_FREE // 1024} kB\n"
-    for name, text in {"proc/meminfo": meminfo, **files}.items():
+    """Write a machine with 8 of 16 GiB left and some more files."""
+    figures = {
+        "proc/meminfo": f"MemTotal: {2**24} kB\nMemAvailable:   {MACHINE_FREE // 1024} kB\n",
+        "proc/self/status": "Name:\tx\nRssAnon:\t       3 kB\n",
+    }
+    for name, text in {**figures, **files}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="ascii")
@@ -63,5 +66,18 @@ def test_a_group_above_its_limit_has_nothing_left(tmp_path: Path) -> None:
     assert free_memory_bytes(machine(tmp_path, files)) == 0
 
 
+def test_the_capacity_is_the_machines_or_the_least_limit_whatever_is_used(tmp_path: Path) -> None:
+    assert host_memory(machine(tmp_path, {})) == DeviceMemory(MACHINE_FREE, 2**34, 3 * 1024)
+    files = {
+        "proc/self/cgroup": "0::/a/b\n",
+        **group("sys/fs/cgroup/a/b", "max", 10),
+        **group("sys/fs/cgroup/a", "5000", 6000),
+        **group("sys/fs/cgroup", "7000", 6000),
+    }
+    assert host_memory(machine(tmp_path, files)) == DeviceMemory(0, 5000, 3 * 1024)
+
+
 def test_this_machine_has_memory_left() -> None:
-    assert free_memory_bytes() > 0
+    memory = host_memory()
+    assert 0 < memory.free_bytes <= memory.capacity_bytes
+    assert 0 < memory.own_bytes < memory.capacity_bytes

@@ -9,6 +9,7 @@ import transformers
 from realtime_serve._kernels import ComputePool, Transformer, cpu_levels
 from realtime_serve._token_ring import TokenRing
 from realtime_serve.engine.engine import LLMEngine
+from realtime_serve.engine.kv_cache_size import KVCacheLimit
 from realtime_serve.engine.native_runner import NativeRunner
 from realtime_serve.engine.speculation import max_samples
 from realtime_serve.nn.llama_config import LlamaConfig
@@ -49,7 +50,7 @@ def build(
         NativeRunner(transformer, shape, KV_FORMATS[weight_format]),
         eos_token_ids=frozenset(),
         batch=batch,
-        kv_cache_bytes=2**22,
+        kv_cache_limit=KVCacheLimit(2**22),
         max_model_len=256,
         seed_source=lambda: 0,
     )

@@ -13,6 +13,7 @@ import transformers
 from realtime_serve import InferenceServer, RequestPriority, SamplingParams, ServerConfig
 from realtime_serve._token_ring import TokenRing
 from realtime_serve.engine.engine import LLMEngine
+from realtime_serve.engine.kv_cache_size import KVCacheLimit
 from realtime_serve.engine.loader import load_llm
 from realtime_serve.engine.torch_runner import TorchRunner
 from realtime_serve.nn.interface import CausalLM
@@ -85,7 +86,7 @@ def engine_of(network: CausalLM, num_blocks: int = 256, max_batch_tokens: int = 
         runner,
         eos_token_ids=frozenset(),
         batch=BatchConfig(max_num_seqs=16, max_batch_tokens=max_batch_tokens),
-        kv_cache_bytes=num_blocks * runner.bytes_per_block,
+        kv_cache_limit=KVCacheLimit(num_blocks * runner.bytes_per_block),
         max_model_len=MAX_MODEL_LEN,
     )
 

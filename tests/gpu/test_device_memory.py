@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from realtime_serve.engine.kv_storage import KVStorage, bytes_per_block
-from realtime_serve.engine.torch_device import free_memory_bytes
+from realtime_serve.engine.torch_device import device_memory
 from realtime_serve.errors import ModelLoadError
 from support.stub_model import HistoryModel
 
@@ -25,19 +25,19 @@ class Wide(HistoryModel):
 
 def test_a_block_takes_the_memory_that_is_said(gpu: torch.device) -> None:
     model = Wide(gpu)
-    before = free_memory_bytes(gpu)
+    before = device_memory(gpu).free_bytes
     storage = KVStorage(model, 512)
-    taken = before - free_memory_bytes(gpu)
+    taken = before - device_memory(gpu).free_bytes
     assert taken == pytest.approx(512 * bytes_per_block(model), rel=0.1)
     assert not any(layer.any() for layer in storage.tensors)
 
 
 def test_what_torch_keeps_in_reserve_counts_as_free(gpu: torch.device) -> None:
-    before = free_memory_bytes(gpu)
+    before = device_memory(gpu).free_bytes
     held = torch.empty(256 * 2**20, dtype=torch.uint8, device=gpu)
-    assert free_memory_bytes(gpu) <= before - held.nbytes
+    assert device_memory(gpu).free_bytes <= before - held.nbytes
     del held
-    assert free_memory_bytes(gpu) >= before
+    assert device_memory(gpu).free_bytes >= before
 
 
 def test_a_cache_that_does_not_fit_is_refused_with_what_to_do(gpu: torch.device) -> None:

@@ -11,6 +11,7 @@ import pytest
 from realtime_serve._token_ring import TokenRing
 from realtime_serve.engine.engine import LLMEngine
 from realtime_serve.engine.interface import Finished, StepOutput
+from realtime_serve.engine.kv_cache_size import KVCacheLimit
 from realtime_serve.engine.kv_storage import bytes_per_block
 from realtime_serve.engine.torch_runner import TorchRunner
 from realtime_serve.types import BatchConfig, InferenceRequest, RequestPriority, SamplingParams
@@ -51,7 +52,7 @@ class EngineDriver:
                 target_itl_ms=target_itl_ms,
                 num_speculative_tokens=num_speculative_tokens,
             ),
-            kv_cache_bytes=num_blocks * bytes_per_block(self.model),
+            kv_cache_limit=KVCacheLimit(num_blocks * bytes_per_block(self.model)),
             max_model_len=MAX_MODEL_LEN,
             enable_prefix_caching=enable_prefix_caching,
             seed_source=lambda: next(self.seeds),
