@@ -1,7 +1,8 @@
 """How much memory there is for this process: that of the machine, and of its control group.
 
 A container is told of its limit by a control group only; /proc/meminfo shows it the whole
-machine. Page cache that nobody has used lately counts as free: the kernel drops it first.
+machine. Page cache counts as free, whether it was used lately or not: the kernel drops it
+before it kills anybody.
 """
 
 from __future__ import annotations
@@ -33,16 +34,18 @@ class _ControlGroupFiles(NamedTuple):
     mount: str
     limit: str
     usage: str
-    reclaimable: str  # a key of memory.stat
+    reclaimable: frozenset[str]  # keys of memory.stat
 
 
 _VERSIONS = {
-    "": _ControlGroupFiles("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "": _ControlGroupFiles(
+        "sys/fs/cgroup", "memory.max", "memory.current", frozenset({"active_file", "inactive_file"})
+    ),
     "memory": _ControlGroupFiles(
         "sys/fs/cgroup/memory",
         "memory.limit_in_bytes",
         "memory.usage_in_bytes",
-        "total_inactive_file",
+        frozenset({"total_active_file", "total_inactive_file"}),
     ),
 }
 """By the controllers that a line of /proc/self/cgroup names: none in version 2."""
@@ -117,12 +120,9 @@ def _group_free(group: Path, files: _ControlGroupFiles) -> int | None:
     return limit - int(usage[0]) + _reclaimable(group, files.reclaimable)
 
 
-def _reclaimable(group: Path, key: str) -> int:
-    for line in _lines(group / "memory.stat"):
-        name, _, value = line.partition(" ")
-        if name == key:
-            return int(value)
-    return 0
+def _reclaimable(group: Path, keys: frozenset[str]) -> int:
+    figures = [line.split() for line in _lines(group / "memory.stat")]
+    return sum(int(value) for name, value in figures if name in keys)
 
 
 def _lines(path: Path) -> list[str]:

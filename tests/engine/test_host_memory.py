@@ -25,11 +25,11 @@ def machine(root: Path, files: dict[str, str]) -> Path:
 
 
 def group(folder: str, limit: str, usage: int) -> dict[str, str]:
-    """A version 2 group with 100 reclaimable bytes."""
+    """A version 2 group with 100 reclaimable bytes, 40 of which were used lately."""
     return {
         f"{folder}/memory.max": f"{limit}\n",
         f"{folder}/memory.current": f"{usage}\n",
-        f"{folder}/memory.stat": "anon 7\ninactive_file 100\n",
+        f"{folder}/memory.stat": "anon 7\ninactive_file 60\nactive_file 40\n",
     }
 
 
@@ -51,7 +51,7 @@ def test_the_older_version_of_control_groups_is_read_too(tmp_path: Path) -> None
         "proc/self/cgroup": "9:cpu:/x\n4:memory:/job\n0::/\n",
         f"{folder}/memory.limit_in_bytes": "5000",
         f"{folder}/memory.usage_in_bytes": "3000",
-        f"{folder}/memory.stat": "inactive_file 1\ntotal_inactive_file 200\n",
+        f"{folder}/memory.stat": "inactive_file 1\ntotal_inactive_file 150\ntotal_active_file 50\n",
     }
     assert free_memory_bytes(machine(tmp_path, files)) == 5000 - 3000 + 200
 
