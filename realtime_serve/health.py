@@ -42,18 +42,20 @@ class Health:
 
         Args:
             models: All that are registered.
-            unopened: Why others could not be, by name.
+            unopened: Why others could not be, by name; those that are registered by now are
+                left out.
             serving: Whether this process serves at all.
             open_streams: Streams that have not ended.
         """
-        states = {model.name: model.state for model in models}
-        failures = {model.name: model.failure for model in models}
+        registered = {model.name: model.state for model in models}
+        states = {**dict.fromkeys(unopened, ModelState.FAILED), **registered}
+        failures = {**unopened, **{model.name: model.failure for model in models}}
         return cls(
             ready=serving
             and bool(models)
             and all(state is ModelState.READY for state in states.values()),
-            models={**dict.fromkeys(unopened, ModelState.FAILED), **states},
-            failures={**unopened, **{name: why for name, why in failures.items() if why}},
+            models=states,
+            failures={name: why for name, why in failures.items() if why},
             open_streams=open_streams,
             running=sum(model.num_running for model in models),
             waiting=sum(model.num_waiting for model in models),

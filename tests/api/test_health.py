@@ -66,6 +66,17 @@ def test_a_model_whose_files_cannot_be_opened_is_named_too(tmp_path: Path) -> No
     assert reason.startswith("absent.gguf does not exist")
 
 
+def test_a_model_whose_files_cannot_be_opened_is_missed_beside_one_that_serves(
+    tmp_path: Path,
+) -> None:
+    with alphabet_server() as server:
+        with pytest.raises(ModelLoadError):
+            server.register_model(ModelConfig(path=str(tmp_path / "absent.gguf")))
+        status, report = get(server, "/health/ready")
+    assert status == 503
+    assert set(report["models"].values()) == {"ready", "failed"}
+
+
 def test_a_failure_is_told_no_longer_once_the_model_is_there(tmp_path: Path) -> None:
     with InferenceServer() as server:
         with pytest.raises(ModelLoadError):
