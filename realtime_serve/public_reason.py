@@ -6,8 +6,8 @@ error that is not ours, whose words may hold anything, only the kind.
 
 from __future__ import annotations
 
-import os
 import re
+from pathlib import PurePath
 
 from realtime_serve.errors import ServeError
 
@@ -34,5 +34,16 @@ def without_directories(text: str, known_path: str | None = None) -> str:
         known_path: One that may be in it and be relative, or hold spaces.
     """
     if known_path is not None:
-        text = text.replace(known_path, os.path.basename(known_path.rstrip("/")))
+        text = _without_directory_of(known_path, text)
     return _DIRECTORIES.sub("", text)
+
+
+def _without_directory_of(known_path: str, text: str) -> str:
+    """A path goes by its name: as it was given, or as messages spell it, without "./" or "//"."""
+    normal = PurePath(known_path)
+    for path in (known_path.rstrip("/"), str(normal)):
+        if path and normal.name:
+            # The slash of "path/" goes as well, but that of "path/file" stays.
+            pattern = rf"(?<![\w./~-]){re.escape(path)}(?:/+(?![\w.~-]))?"
+            text = re.sub(pattern, lambda _: normal.name, text)
+    return text

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import PurePath
+
 import pytest
 
 from realtime_serve.errors import ModelLoadError
@@ -32,7 +35,29 @@ def test_files_are_named_without_where_they_are(text: str, expected: str) -> Non
     assert without_directories(text) == expected
 
 
-@pytest.mark.parametrize("path", ["my models/a b", "/srv/my models/a b", "private/a b/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "my models/a b",
+        "/srv/my models/a b",
+        "private/a b/",
+        "./private/a b",
+        "private//a b//",
+        "/srv//my models/./a b/",
+        "a b",
+    ],
+)
 def test_a_path_that_is_known_may_be_relative_and_hold_spaces(path: str) -> None:
-    text = without_directories(f"{path} does not exist.", path)
-    assert text == "a b does not exist."
+    for written in (path, str(PurePath(path))):
+        assert without_directories(f"{written} does not exist.", path) == "a b does not exist."
+        inside = os.path.join(written, "config.json")
+        assert without_directories(f"{inside}: no", path) == "a b/config.json: no"
+
+
+@pytest.mark.parametrize("path", ["/", ".", "./"])
+def test_a_path_without_a_name_changes_nothing_else(path: str) -> None:
+    assert without_directories("It is 3.5 / 2.", path) == "It is 3.5 / 2."
+
+
+def test_a_known_path_is_no_part_of_a_longer_word() -> None:
+    assert without_directories("random/m is no m.", "dom/m") == "random/m is no m."
