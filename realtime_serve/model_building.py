@@ -25,7 +25,7 @@ from realtime_serve.runners import (
 )
 from realtime_serve.text.model import TextModel, load_gguf_text, load_hf_text
 from realtime_serve.types import BatchConfig, ModelConfig
-from realtime_serve.weights.checkpoint import Checkpoint, open_checkpoint
+from realtime_serve.weights.checkpoint import Checkpoint, checkpoint_name, open_checkpoint
 from realtime_serve.weights.packed_file import BeforePiece
 from realtime_serve.worker import EngineLoader, Notify
 from realtime_serve.worker_processes import num_worker_processes
@@ -50,8 +50,7 @@ def model_from_files(config: ModelConfig, batch_config: BatchConfig) -> Model:
         ConfigError: No path is given and no default model is installed.
         ModelLoadError: The files cannot be used.
     """
-    path = config.path if config.path is not None else default_model_path()
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(_path(config))
     text = load_text(checkpoint)
     return Model(
         config.name or checkpoint.name,
@@ -60,6 +59,22 @@ def model_from_files(config: ModelConfig, batch_config: BatchConfig) -> Model:
         text=text,
         load=engine_loader(checkpoint, text, config, batch_config),
     )
+
+
+def name_of_files(config: ModelConfig) -> str:
+    """The name in the API of a model from files, whether or not they can be opened.
+
+    Args:
+        config: Which model.
+
+    Raises:
+        ConfigError: As `model_from_files`.
+    """
+    return config.name or checkpoint_name(_path(config))
+
+
+def _path(config: ModelConfig) -> str:
+    return config.path if config.path is not None else default_model_path()
 
 
 def load_text(checkpoint: Checkpoint) -> TextModel:

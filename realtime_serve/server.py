@@ -15,25 +15,25 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from realtime_serve.default_model import DEFAULT_MODEL_PACKAGE
 from realtime_serve.errors import (
     ConfigError,
     InvalidRequestError,
+    ModelLoadError,
     NotReadyError,
     ServeError,
 )
 from realtime_serve.health import Health
 from realtime_serve.model import Model
-from realtime_serve.model_building import model_from_files, model_from_network
+from realtime_serve.model_building import model_from_files, model_from_network, name_of_files
 from realtime_serve.native import Lock, run_blocking
 from realtime_serve.public_reason import public_reason, without_directories
 from realtime_serve.registry import ModelRegistry
 from realtime_serve.stream import StreamManager, TokenStream
 from realtime_serve.text.model import TextModel
 from realtime_serve.types import (
+    BatchConfig,
     InferenceRequest,
     InferenceResponse,
     ModelConfig,
@@ -110,7 +110,7 @@ class InferenceServer:
             InvalidRequestError: The name is taken.
         """
         config = config if config is not None else self.config.model_config()
-        model = self._prepare_or_note_failure(config, network, text)
+        model = self._prepare(config, network, text)
         self._start(model)
         if wait:
             self._wait_and_log(model)
@@ -118,31 +118,30 @@ class InferenceServer:
             threading.Thread(target=self._log_when_loaded, args=(model,), daemon=True).start()
         return model
 
-    def _prepare_or_note_failure(
-        self, config: ModelConfig, network: Callable[[], CausalLM] | None, text: TextModel | None
-    ) -> Model:
-        name = config.name or Path(config.path or DEFAULT_MODEL_PACKAGE).name
-        try:
-            model = self._prepare(config, network, text)
-        except ServeError as error:
-            self._unopened[name] = without_directories(public_reason(error), config.path)
-            raise
-        self._unopened.pop(name, None)
-        return model
-
     def _prepare(
         self, config: ModelConfig, network: Callable[[], CausalLM] | None, text: TextModel | None
     ) -> Model:
         batch_config = self.config.batch_config()
         if network is None and text is None:
-            return model_from_files(config, batch_config)
+            return self._open(config, batch_config)
         if network is None or text is None:
             raise ConfigError("A model of your own needs both a network and its text model.")
         return model_from_network(network, text, config, batch_config)
 
+    def _open(self, config: ModelConfig, batch_config: BatchConfig) -> Model:
+        """A model from files; if they are no good, it is remembered as one that failed."""
+        try:
+            return model_from_files(config, batch_config)
+        except ModelLoadError as error:
+            self._unopened[name_of_files(config)] = without_directories(
+                public_reason(error), config.path
+            )
+            raise
+
     def _start(self, model: Model) -> None:
         self._require_this_process()
         self.registry.add(model)
+        self._unopened.pop(model.name, None)
         model.start()
 
     def _wait_and_log(self, model: Model) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from realtime_serve.errors import ModelLoadError
-from realtime_serve.weights.gguf import GGUFCheckpoint
+from realtime_serve.weights.gguf import GGUFCheckpoint, model_name
 from realtime_serve.weights.safetensors import SafetensorsCheckpoint
 from realtime_serve.weights.stored_tensor import StoredTensor
 
@@ -70,6 +70,13 @@ class Checkpoint(Protocol):
             ModelLoadError: There is no such tensor, or its contents cannot be read.
         """
         ...
+
+
+def checkpoint_name(path: str) -> str:
+    """The name that a checkpoint of that path has, or would have if it could be opened."""
+    place = Path(path)
+    is_gguf = place.is_file() or (place.suffix == ".gguf" and not place.is_dir())
+    return model_name(place) if is_gguf else place.resolve().name
 
 
 def open_checkpoint(path: str) -> Checkpoint:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from realtime_serve import InferenceServer, ModelConfig, ServerConfig, create_app
-from realtime_serve.errors import ModelLoadError
+from realtime_serve.errors import ConfigError, ModelLoadError
 from serve_model import Alphabet
 from support.scripted_servers import TEXT, alphabet_server
 
@@ -61,7 +61,7 @@ def test_a_model_whose_files_cannot_be_opened_is_named_too(tmp_path: Path) -> No
             server.register_model()
         status, report = get(server, "/health/ready")
     assert status == 503
-    assert report["models"] == {"absent.gguf": "failed"}
+    assert report["models"] == {"absent": "failed"}
     (reason,) = report["failures"].values()
     assert reason.startswith("absent.gguf does not exist")
 
@@ -75,6 +75,29 @@ def test_a_model_whose_files_cannot_be_opened_is_missed_beside_one_that_serves(
         status, report = get(server, "/health/ready")
     assert status == 503
     assert set(report["models"].values()) == {"ready", "failed"}
+
+
+def test_a_model_that_failed_to_open_goes_by_the_name_it_would_have(
+    gguf_path: str, tmp_path: Path
+) -> None:
+    path = tmp_path / Path(gguf_path).name
+    config = ModelConfig(path=str(path), dtype="q4", cache_dir=str(tmp_path))
+    with InferenceServer() as server:
+        with pytest.raises(ModelLoadError):
+            server.register_model(config)
+        (name,) = server.health().failures
+        path.symlink_to(gguf_path)
+        assert server.register_model(config).name == name
+        health = server.health()
+    assert health.ready
+    assert health.failures == {}
+
+
+def test_a_mistake_of_the_caller_is_no_model_that_failed() -> None:
+    with alphabet_server() as server:
+        with pytest.raises(ConfigError):
+            server.register_model(ModelConfig(name="x"), text=TEXT)
+        assert get(server, "/health/ready")[0] == 200
 
 
 def test_a_failure_is_told_no_longer_once_the_model_is_there(tmp_path: Path) -> None:
