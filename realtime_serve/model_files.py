@@ -94,7 +94,7 @@ def load_packed(
             checkpoint.notices.append(
                 f"Packed weights cannot be kept ({error}): each start packs them again."
             )
-    elif share:
+    if share:
         checkpoint.notices.append(
             "share_weights has no effect: no packed weights are kept (cache_dir), and only a file "
             "can be shared."

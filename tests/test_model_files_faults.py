@@ -145,12 +145,15 @@ def test_a_cache_may_be_switched_off(
 def test_weights_that_are_not_kept_cannot_be_shared_and_a_notice_says_so(
     model: Path, cache: Path
 ) -> None:
-    kept, unkept = (open_checkpoint(str(model)) for _ in range(2))
+    kept, unkept, unwritable = (open_checkpoint(str(model)) for _ in range(3))
     load_packed(kept, "q8", str(cache), lambda _: None, share=True)
     load_packed(unkept, "q8", "none", lambda _: None, share=True)
     assert kept.notices == []
     (notice,) = unkept.notices
     assert "share_weights has no effect" in notice
+    file_in_place_of_the_cache(cache)
+    load_packed(unwritable, "q8", str(cache), lambda _: None, share=True)
+    assert notice in unwritable.notices
 
 
 def test_by_default_the_cache_is_in_the_users_cache_directory(
