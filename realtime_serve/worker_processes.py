@@ -1,12 +1,16 @@
 """What gunicorn has made of this process: a worker, and one of how many.
 
-Known by the owner of a signal handler: a worker installs its own before it imports the app.
+Known by the owner of a signal handler: a worker installs its own before it imports the app, which
+may replace some of them.
 """
 
 from __future__ import annotations
 
 import signal
 from typing import Any
+
+_SIGNALS = (signal.SIGUSR1, signal.SIGABRT, signal.SIGWINCH)
+"""Those that a worker handles itself. Not SIGTERM: we wrap that one (api/idle.py)."""
 
 
 def is_gunicorn_worker() -> bool:
@@ -18,14 +22,14 @@ def num_worker_processes() -> int:
     """How many processes share this machine's memory as this one does. Any thread.
 
     Returns:
-        The workers that gunicorn was told to start; 1 in any other process, whose siblings, if
-        it has some, cannot be known.
+        The workers that gunicorn was told to start, whatever TTIN and TTOU have made of that;
+        1 in any other process, whose siblings, if it has some, cannot be known.
     """
     worker = _gunicorn_worker()
     return 1 if worker is None else int(worker.cfg.workers)
 
 
 def _gunicorn_worker() -> Any | None:
-    # Not SIGTERM's: we wrap that one (api/idle.py).
-    owner = getattr(signal.getsignal(signal.SIGUSR1), "__self__", None)
-    return owner if hasattr(owner, "cfg") and hasattr(owner, "load_wsgi") else None
+    owners = (getattr(signal.getsignal(number), "__self__", None) for number in _SIGNALS)
+    workers = (each for each in owners if hasattr(each, "cfg") and hasattr(each, "load_wsgi"))
+    return next(workers, None)

@@ -11,20 +11,32 @@ from gunicorn.workers.base import Worker
 
 from realtime_serve.worker_processes import is_gunicorn_worker, num_worker_processes
 
+WORKERS_OWN = {
+    signal.SIGUSR1: "handle_usr1",
+    signal.SIGABRT: "handle_abort",
+    signal.SIGWINCH: "handle_winch",
+}
+
 
 @pytest.fixture(autouse=True)
 def same_handler_afterwards() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in WORKERS_OWN}
     yield
-    signal.signal(signal.SIGUSR1, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def test_a_worker_of_gunicorn_knows_how_many_there_are() -> None:
+@pytest.mark.parametrize("kept", WORKERS_OWN)
+def test_a_worker_of_gunicorn_knows_how_many_there_are_whatever_handlers_the_app_replaces(
+    kept: signal.Signals,
+) -> None:
     config = Config()
     config.set("workers", 3)
     worker = Worker(1, 1, [], None, 30, config, None)
     try:
-        signal.signal(signal.SIGUSR1, worker.handle_usr1)
+        for number in WORKERS_OWN:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(kept, getattr(worker, WORKERS_OWN[kept]))
         assert is_gunicorn_worker()
         assert num_worker_processes() == 3
     finally:
