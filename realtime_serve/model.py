@@ -87,6 +87,11 @@ class Model:
         return None if reason is None else without_directories(reason, self.config.path)
 
     @property
+    def failure_in_full(self) -> str | None:
+        """The same for the log."""
+        return self._thread.failure
+
+    @property
     def stats(self) -> EngineStats | None:
         """The engine's figures after its last step; None before it has loaded."""
         return self._thread.stats
@@ -203,15 +208,17 @@ class Model:
             return
         advice = "The server's log says why." if state is ModelState.FAILED else "Retry later."
         raise NotReadyError(
-            f"The model {self.name!r} is {self._describe(state)}. {advice}",
+            f"The model {self.name!r} {self._describe(state)}. {advice}",
             retry_after_s=LOADING_RETRY_S,
         )
 
     def _describe(self, state: ModelState) -> str:
         share = self._thread.load_progress
         if state is ModelState.LOADING and share > 0:
-            return f"loading ({share:.0%} of its weights are packed)"
-        return state.value
+            return f"is loading ({share:.0%} of its weights are packed)"
+        if state is ModelState.FAILED:
+            return "has failed to load" if self._thread.failed_to_load else "has failed"
+        return f"is {state.value}"
 
     def _require_fit(self, num_prompt_tokens: int) -> None:
         limit = self.max_model_len

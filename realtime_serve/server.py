@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from realtime_serve.engine.interface import EngineStats
 from realtime_serve.errors import (
     ConfigError,
     InvalidRequestError,
@@ -41,6 +42,7 @@ from realtime_serve.types import (
     SamplingParams,
     ServerConfig,
     StreamToken,
+    size_text,
 )
 
 if TYPE_CHECKING:  # torch stays out of a server that needs none
@@ -151,10 +153,11 @@ class InferenceServer:
         finally:
             self.log_notices()
         logger.info(
-            "%s is ready after %.1f s, with a context of %d tokens",
+            "%s is ready after %.1f s, with a context of %d tokens%s",
             model.name,
             time.monotonic() - start_s,
             model.max_model_len,
+            "" if model.stats is None else _kv_cache_text(model.stats),
         )
 
     def _log_when_loaded(self, model: Model) -> None:
@@ -335,7 +338,8 @@ class InferenceServer:
         """Log what the inference threads have to say; they may not log themselves."""
         for model in self.registry.all():
             for notice in model.take_notices():
-                logger.warning("%s: %s", model.name, notice)
+                level = logging.ERROR if notice == model.failure_in_full else logging.WARNING
+                logger.log(level, "%s: %s", model.name, notice)
 
 
 def to_response(stream: TokenStream, tokens: Sequence[StreamToken]) -> InferenceResponse:
@@ -362,6 +366,11 @@ def to_response(stream: TokenStream, tokens: Sequence[StreamToken]) -> Inference
 def new_request_id() -> str:
     """A fresh request id: 128 random bits in hexadecimal."""
     return uuid.uuid4().hex
+
+
+def _kv_cache_text(stats: EngineStats) -> str:
+    size = size_text(stats.kv_cache_bytes)
+    return f" and a KV cache of {size}, {stats.kv_cache_tokens:,} tokens"
 
 
 def _off_hub(num_chars: int, encode: Callable[..., list[int]], *arguments: Any) -> list[int]:

@@ -65,6 +65,7 @@ class InferenceThread:
         state: Where it is in its life.
         failure: Why it has failed, for the log; None if it has not.
         public_failure: The same for anybody, but for the paths that it may hold.
+        failed_to_load: Whether it has failed before it ever served.
         load_progress: Share of what takes long in loading that is done, if the loader tells.
         stats: The engine's figures after its last step; None while there is no engine.
         notices: What it had to say, oldest first; whoever logs it takes it out.
@@ -74,6 +75,7 @@ class InferenceThread:
         self.state = WorkerState.LOADING
         self.failure: str | None = None
         self.public_failure: str | None = None
+        self.failed_to_load = False
         self.load_progress = 0.0
         self.stats: EngineStats | None = None
         self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
@@ -153,6 +155,7 @@ class InferenceThread:
         except _LoadCancelledError:
             self._enter(WorkerState.STOPPED)
         except Exception as error:
+            self.failed_to_load = True
             self._fail(error, "The model could not be loaded")
         finally:
             self._load = None  # it holds the opened files

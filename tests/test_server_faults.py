@@ -18,6 +18,7 @@ from realtime_serve import (
     SamplingParams,
     ServerConfig,
 )
+from realtime_serve.engine.runner import BLOCK_SIZE
 from realtime_serve.errors import (
     ConfigError,
     DeadlineExceededError,
@@ -27,6 +28,7 @@ from realtime_serve.errors import (
     NotReadyError,
 )
 from realtime_serve.nn.interface import ForwardBatch
+from realtime_serve.types import size_text
 from serve_model import Alphabet
 from support.scripted_servers import (
     GREEDY,
@@ -108,7 +110,33 @@ def test_a_failed_model_tells_clients_no_internals_and_keeps_no_requests() -> No
                 server.generate("a", model="x")
             errors.append(caught.value)
         assert errors[0] is not errors[1]  # one shared error would keep every traceback
-        assert "secret" not in errors[0].message
+        assert errors[0].message == "The model 'x' has failed to load. The server's log says why."
+
+
+def test_of_what_a_model_has_to_say_only_its_failure_is_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def explode() -> Alphabet:
+        raise OSError("no such weights")
+
+    config = ModelConfig(name="x", share_weights=True)
+    with InferenceServer() as server:
+        server.register_model(config, network=lambda: Alphabet(TEXT), text=TEXT)
+        with pytest.raises(ModelLoadError):
+            server.register_model(ModelConfig(name="y"), network=explode, text=TEXT)
+    levels = {record.getMessage(): record.levelname for record in caplog.records}
+    assert [levels[text] for text in levels if "no such weights" in text] == ["ERROR"]
+    assert [levels[text] for text in levels if "no effect" in text] == ["WARNING"]
+
+
+def test_the_log_says_how_large_the_kv_cache_became(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "realtime_serve")
+    with alphabet_server() as server:
+        stats = server.registry.resolve(None).stats
+        assert stats is not None
+    (message,) = [each.getMessage() for each in caplog.records if "is ready" in each.message]
+    tokens = f"{stats.kv_blocks_total * BLOCK_SIZE:,} tokens"
+    assert message.endswith(f"a KV cache of {size_text(stats.kv_cache_bytes)}, {tokens}")
 
 
 def test_a_request_id_that_is_running_is_refused_alone(endless: InferenceServer) -> None:

@@ -86,6 +86,7 @@ class LLMEngine:
         self._eos_token_ids = eos_token_ids
         self._seed_source = seed_source
         runner.allocate(num_blocks)
+        self._kv_cache_bytes = num_blocks * runner.bytes_per_block
         self._runner: ModelRunner | None = runner
         self._pool = BlockPool(num_blocks, BLOCK_SIZE)
         self._prefix_cache = PrefixCache(self._pool) if enable_prefix_caching else None
@@ -167,6 +168,8 @@ class LLMEngine:
             num_preempted=num_by_status[SequenceStatus.PREEMPTED],
             kv_blocks_used=self._pool.num_used,
             kv_blocks_total=self._pool.num_blocks,
+            kv_cache_bytes=self._kv_cache_bytes,
+            kv_cache_tokens=self._pool.num_blocks * BLOCK_SIZE,
             preemptions_total=self._scheduler.num_preemptions,
             prefix_cache_queries_total=0 if cache is None else cache.num_queried_tokens,
             prefix_cache_hits_total=0 if cache is None else cache.num_hit_tokens,

@@ -79,6 +79,8 @@ class EngineStats:
         num_preempted: Seated requests whose blocks were taken and that wait for new ones.
         kv_blocks_used: KV blocks in use.
         kv_blocks_total: KV blocks there are.
+        kv_cache_bytes: Memory that they take once all are in use.
+        kv_cache_tokens: Tokens that they hold.
         preemptions_total: Preemptions so far.
         prefix_cache_queries_total: Tokens of all requests that were started.
         prefix_cache_hits_total: How many of them the prefix cache had.
@@ -96,6 +98,8 @@ class EngineStats:
     num_preempted: int
     kv_blocks_used: int
     kv_blocks_total: int
+    kv_cache_bytes: int
+    kv_cache_tokens: int
     preemptions_total: int
     prefix_cache_queries_total: int
     prefix_cache_hits_total: int
