@@ -20,10 +20,13 @@ from realtime_serve import (
     model_files,
     runners,
 )
+from realtime_serve.engine.interface import Engine
 from realtime_serve.errors import NotReadyError
 from realtime_serve.model_building import engine_loader, load_text
+from realtime_serve.model_files import OnProgress
 from realtime_serve.weights.checkpoint import open_checkpoint
-from realtime_serve.worker import EngineLoader
+from realtime_serve.weights.packed_file import BeforePiece
+from realtime_serve.worker import EngineLoader, Notify
 from serve_model import Alphabet
 from support.processes import children, is_running
 from support.scripted_servers import TEXT, wait_until
@@ -122,6 +125,51 @@ def test_reading_a_packed_file_can_be_ended(gguf_path: str, tmp_path: Path) -> N
         load(lambda _: None, lambda _: None, refuse)
     with pytest.raises(EnoughError):
         loader_of(dataclasses.replace(config, share_weights=True))(print, print, refuse)
+
+
+@pytest.mark.parametrize("place", ["none", "cache"])
+def test_a_stop_between_the_packing_and_the_reading_of_weights_ends_the_loading(
+    place: str, gguf_path: str, tmp_path: Path
+) -> None:
+    """Where none are kept they are then moved to memory; else the new file is opened."""
+    cache_dir = "none" if place == "none" else str(tmp_path)
+    config = ModelConfig(path=gguf_path, dtype="q4", cache_dir=cache_dir)
+    told: list[float] = []
+    model = stopped_at_the_first_piece(config, told)
+    assert told[-1] == 1.0  # all was packed
+    assert model.state is ModelState.UNLOADED
+    assert model.take_notices() == []
+    assert len(list(tmp_path.glob("*.packed"))) == (0 if place == "none" else 1)
+
+
+def stopped_at_the_first_piece(config: ModelConfig, told: list[float]) -> Model:
+    """A model that somebody stops when the first piece of its weights is about to be read."""
+    load = loader_of(config)
+
+    def load_until_stopped(
+        notify: Notify, on_progress: OnProgress, before_piece: BeforePiece
+    ) -> Engine:
+        def note(share: float) -> None:
+            told.append(share)
+            on_progress(share)
+
+        def stop_first() -> None:
+            model.stop()
+            before_piece()
+
+        return load(notify, note, stop_first)
+
+    model = Model(
+        "m", config=config, batch_config=BatchConfig(), text=TEXT, load=load_until_stopped
+    )
+    model.start()
+    try:
+        with pytest.raises(NotReadyError, match="unloaded"):
+            model.wait_ready()
+    finally:
+        model.stop()
+        model.join()
+    return model
 
 
 def test_reading_weights_into_torch_can_be_ended(
