@@ -49,7 +49,12 @@ class Health:
         """
         registered = {model.name: model.state for model in models}
         states = {**dict.fromkeys(unopened, ModelState.FAILED), **registered}
-        failures = {**unopened, **{model.name: model.failure for model in models}}
+        # Of those only that had failed above: another may fail between the two readings.
+        failed = [model for model in models if registered[model.name] is ModelState.FAILED]
+        failures = {
+            **{name: why for name, why in unopened.items() if name not in registered},
+            **{model.name: model.failure for model in failed},
+        }
         return cls(
             ready=serving
             and bool(models)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from realtime_serve import InferenceServer, ModelConfig, ServerConfig, create_app
 from realtime_serve.errors import ConfigError, ModelLoadError
+from realtime_serve.health import Health
+from realtime_serve.model import Model, ModelState
 from serve_model import Alphabet
 from support.scripted_servers import TEXT, alphabet_server
 
@@ -117,3 +120,12 @@ def test_another_model_that_failed_leaves_no_doubt_which_one_serves() -> None:
     assert status == 503
     assert report["models"] == {"alphabet": "ready", "broken": "failed"}
     assert set(report["failures"]) == {"broken"}
+
+
+def test_a_model_that_fails_while_its_health_is_read_is_not_both_ready_and_failed() -> None:
+    model = SimpleNamespace(
+        name="m", state=ModelState.READY, failure="failed since", num_running=0, num_waiting=0
+    )
+    health = Health.of([cast(Model, model)], {}, serving=True, open_streams=0)
+    assert health.ready
+    assert health.failures == {}
