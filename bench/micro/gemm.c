@@ -30,7 +30,7 @@
 #include "kernels.h"
 #include "measure.h"
 
-enum { NUM_REPEATS = 7, TILE_ROWS = 32, MAX_ROWS = 256, MAX_DEPTH = 4096 };
+enum { NUM_REPEATS = 7, TILE_ROWS = 128, MAX_ROWS = 256, MAX_DEPTH = 4096 };
 
 static const int32_t NUM_ROWS[] = {1, 4, 16, 32, 64, 256};
 enum { NUM_ROW_COUNTS = sizeof NUM_ROWS / sizeof *NUM_ROWS };
@@ -196,22 +196,37 @@ static void compute(const void *context, int thread)
     floor_compute(bench->precision->rows, bench->num_operations / bench->num_threads);
 }
 
+static void multiply_panel(const struct bench *bench, struct gemm *gemm)
+{
+    gemm_panel *multiply = KERNEL(kernel_ops).gemm[gemm->weights->format][gemm->rows->format];
+    for (int32_t row = 0; row < bench->num_rows; row += TILE_ROWS) {
+        int32_t rest = bench->num_rows - row;
+        gemm->first_row = row;
+        gemm->num_rows = rest < TILE_ROWS ? rest : TILE_ROWS;
+        gemm->is_first = row == 0;
+        gemm->is_last = rest <= TILE_ROWS;
+        multiply(gemm);
+    }
+}
+
 static void multiply(const struct bench *bench, const struct matrix *matrix, int thread)
 {
     _Alignas(64) float out[TILE_ROWS * PANEL_COLUMNS];
     struct activations rows = bench->rows;
-    gemm_panel *gemm = KERNEL(kernel_ops).gemm[matrix->format][rows.format];
-    bf16 *unpacked = bench->unpacked + (size_t)thread * PANEL_COLUMNS * MAX_DEPTH;
     rows.depth = matrix->depth;
+    rows.stride = activations_stride(rows.format, rows.depth, bench->num_rows);
+    struct gemm gemm = {
+        .weights = matrix,
+        .rows = &rows,
+        .out = out,
+        .out_stride = PANEL_COLUMNS,
+        .unpacked = bench->unpacked + (size_t)thread * PANEL_COLUMNS * MAX_DEPTH,
+    };
     int32_t num_panels = matrix_num_panels(matrix->num_columns);
-    int32_t first_panel = num_panels * thread / bench->num_threads;
     int32_t end_panel = num_panels * (thread + 1) / bench->num_threads;
-    for (int32_t panel = first_panel; panel < end_panel; panel++)
-        for (int32_t row = 0; row < bench->num_rows; row += TILE_ROWS) {
-            int32_t rest = bench->num_rows - row;
-            int32_t num_rows = rest < TILE_ROWS ? rest : TILE_ROWS;
-            gemm(matrix, panel, &rows, row, num_rows, out, PANEL_COLUMNS, unpacked, NULL);
-        }
+    gemm.panel = num_panels * thread / bench->num_threads;
+    for (; gemm.panel < end_panel; gemm.panel++)
+        multiply_panel(bench, &gemm);
 }
 
 static void multiply_all(const void *context, int thread)

@@ -15,7 +15,7 @@
 
 static size_t value_index(const struct activations *rows, int32_t row, int32_t column)
 {
-    return (size_t)row * (size_t)rows->depth + (size_t)column;
+    return (size_t)row * (size_t)rows->stride + (size_t)column;
 }
 
 void KERNEL(store_f32)(const struct activations *rows, int32_t row, int32_t first_column,

@@ -17,41 +17,41 @@
 
 #include <immintrin.h>
 #include <stdint.h>
-#include <string.h>
 
-#define AMX_NUM_TILES 8
 #define AMX_TILE_ROWS 16
 #define AMX_ROW_BYTES 64
 
-/* The operand of LDTILECFG, in the form of its palette 1. What is not used must be zero. */
-struct amx_configuration {
-    uint8_t palette;
-    uint8_t first_row;
-    uint8_t reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t num_rows[16];
-};
-
-/* _tile_loadconfig and _tile_storeconfig will not do: gcc 12 believes that they touch 8 bytes.
- * Also exposes, as amx_expose, what was stored before. */
-static inline void amx_load_configuration(const struct amx_configuration *configuration)
+/* The shapes of the tiles, as LDTILECFG takes them in its palette 1. Byte i of num_rows is how many
+ * rows tile i has, 0 to 16, and 16-bit lane i of row_bytes how long they are: 0 if there are none. */
+static inline __m512i amx_shapes(uint64_t num_rows, __m128i row_bytes)
 {
-    struct amx_configuration loaded;
-    __asm__ volatile("sttilecfg %0" : "=m"(loaded) : : "memory");
-    if (memcmp(&loaded, configuration, sizeof loaded) != 0)
-        __asm__ volatile("ldtilecfg %0" : : "m"(*configuration));
+    __m512i shapes = _mm512_zextsi128_si512(_mm_cvtsi32_si128(1));
+    shapes = _mm512_inserti32x4(shapes, row_bytes, 1);
+    return _mm512_inserti32x4(shapes, _mm_cvtsi64_si128((int64_t)num_rows), 3);
 }
 
-/* Tile i gets num_rows[i] rows, 0 to 16, of 64 bytes; a tile of no rows must not be used. What
- * the tiles held is lost. */
-static inline void amx_configure(const uint8_t num_rows[AMX_NUM_TILES])
+/* What the tiles held is lost, unless they had these shapes. Also exposes, as amx_expose, what was
+ * stored before.
+ *
+ * The shapes come in a register, and are compared there: built in memory by smaller stores, they
+ * could not be loaded before all stores so far have left the CPU's buffers.
+ * _tile_loadconfig and _tile_storeconfig will not do: gcc 12 believes that they touch 8 bytes. */
+static inline void amx_load_shapes(__m512i shapes)
 {
-    struct amx_configuration configuration = {.palette = 1};
-    for (int i = 0; i < AMX_NUM_TILES; i++) {
-        configuration.row_bytes[i] = num_rows[i] > 0 ? AMX_ROW_BYTES : 0;
-        configuration.num_rows[i] = num_rows[i];
-    }
-    amx_load_configuration(&configuration);
+    __m512i loaded;
+    __asm__ volatile("sttilecfg %0" : "=m"(loaded) : : "memory");
+    if (_mm512_cmpneq_epi64_mask(loaded, shapes) != 0)
+        __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
+}
+
+/* Tiles of rows of AMX_ROW_BYTES; num_rows as above. A tile of no rows must not be used. */
+static inline void amx_configure(uint64_t num_rows)
+{
+    __m128i bytes = _mm_cvtsi64_si128((int64_t)num_rows);
+    __m128i lanes = _mm_cvtepu8_epi16(bytes);
+    __m128i is_empty = _mm_cmpeq_epi16(lanes, _mm_setzero_si128());
+    __m128i row_bytes = _mm_andnot_si128(is_empty, _mm_set1_epi16(AMX_ROW_BYTES));
+    amx_load_shapes(amx_shapes(num_rows, row_bytes));
 }
 
 /* Everything that was stored before is in memory for the loads of tiles that follow. */

@@ -34,13 +34,13 @@
 
 static void begin_products(const struct attention *attention)
 {
-    uint8_t rows = (uint8_t)attention->num_queries;
-    struct amx_configuration configuration = {
-        .palette = 1,
-        .row_bytes = {64, 64, 64, 64, KV_BLOCK_TOKENS * sizeof(bf16), 64},
-        .num_rows = {rows, rows, rows, KEY_DIMS / 2, rows, KV_BLOCK_TOKENS / 2},
-    };
-    amx_load_configuration(&configuration);
+    const uint64_t with_queries = 0x0100010101, with_keys = 0x01000000;
+    const uint64_t with_values = 0x010000000000;
+    const short weights_bytes = KV_BLOCK_TOKENS * sizeof(bf16);
+    amx_load_shapes(amx_shapes(with_queries * (uint64_t)attention->num_queries +
+                                   with_keys * (KEY_DIMS / 2) +
+                                   with_values * (KV_BLOCK_TOKENS / 2),
+                               _mm_setr_epi16(64, 64, 64, 64, weights_bytes, 64, 0, 0)));
 }
 
 static void score_block(const struct attention *attention, int32_t block)

@@ -36,14 +36,11 @@ struct sums {
 
 static void configure(int32_t num_queries, int32_t depth)
 {
-    uint8_t rows = (uint8_t)num_queries;
-    uint16_t depth_bytes = (uint16_t)depth;
-    struct amx_configuration configuration = {
-        .palette = 1,
-        .row_bytes = {64, 64, depth_bytes, depth_bytes, 64},
-        .num_rows = {rows, rows, rows, rows, (uint8_t)(depth / 4)},
-    };
-    amx_load_configuration(&configuration);
+    const uint64_t with_queries = 0x01010101, with_codes = 0x0100000000;
+    short depth_bytes = (short)depth;
+    amx_load_shapes(amx_shapes(with_queries * (uint64_t)num_queries +
+                                   with_codes * (uint64_t)(depth / 4),
+                               _mm_setr_epi16(64, 64, depth_bytes, depth_bytes, 64, 0, 0, 0)));
 }
 
 /* Add a product of queries or weights, from `left` on, with a tile of codes. */

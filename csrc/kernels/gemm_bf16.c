@@ -19,12 +19,9 @@ KERNEL_INLINE vec multiply_add_pairs(vec_u32 weights, vec_u32 pair, vec sums)
     return (vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)weights, (__m512bh)pair);
 }
 
-void KERNEL(gemm_bf16)(const struct matrix *weights, int32_t panel, const struct activations *rows,
-                       int32_t first_row, int32_t num_rows, float *out, int32_t out_stride,
-                       void *unpacked, struct panel_prefetch *prefetch)
+void KERNEL(gemm_bf16)(const struct gemm *gemm)
 {
-    (void)unpacked, (void)prefetch;
-    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, multiply_add_pairs);
+    multiply_panel(gemm, multiply_add_pairs);
 }
 
 #else
@@ -63,41 +60,36 @@ static void expand_rows(const bf16 *rows, size_t row_stride, int32_t num_rows, i
             part->rows[row][k] = bf16_to_float(rows[k]);
 }
 
-/* At most PART_ROWS rows. */
-static void multiply_by_parts(const bf16 *panel, bool prefetches, const bf16 *rows, int32_t depth,
-                              int32_t num_rows, float *out, size_t out_stride)
+/* Rows of the product from `first` on, at most PART_ROWS. */
+static void multiply_by_parts(const struct gemm *gemm, int32_t first)
 {
     struct part part;
+    const bf16 *panel = matrix_panel(gemm->weights, gemm->panel);
+    size_t stride = (size_t)gemm->rows->stride;
+    const bf16 *rows = (const bf16 *)gemm->rows->values + (size_t)(gemm->first_row + first) * stride;
+    int32_t depth = gemm->rows->depth, rest = gemm->num_rows - first;
     struct product product = {
         .rows = (const char *)part.rows,
         .row_bytes = sizeof part.rows[0],
-        .num_rows = num_rows,
+        .num_rows = rest < PART_ROWS ? rest : PART_ROWS,
         .weights = (const char *)part.weights,
-        .out = out,
-        .out_stride = out_stride,
+        .out = gemm->out + (size_t)first * (size_t)gemm->out_stride,
+        .out_stride = (size_t)gemm->out_stride,
     };
-    clear_rows(out, out_stride, num_rows);
+    clear_rows(product.out, product.out_stride, product.num_rows);
     for (int32_t k = 0; k < depth; k += PART_DEPTH) {
         product.num_words = depth - k < PART_DEPTH ? depth - k : PART_DEPTH;
-        expand_weights(panel + (size_t)k * PANEL_COLUMNS, prefetches, product.num_words, &part);
-        expand_rows(rows + k, (size_t)depth, num_rows, product.num_words, &part);
+        expand_weights(panel + (size_t)k * PANEL_COLUMNS, gemm->is_first && first == 0,
+                       product.num_words, &part);
+        expand_rows(rows + k, stride, product.num_rows, product.num_words, &part);
         multiply_chunk(&product, multiply_add_f32);
     }
 }
 
-void KERNEL(gemm_bf16)(const struct matrix *weights, int32_t panel, const struct activations *rows,
-                       int32_t first_row, int32_t num_rows, float *out, int32_t out_stride,
-                       void *unpacked, struct panel_prefetch *prefetch)
+void KERNEL(gemm_bf16)(const struct gemm *gemm)
 {
-    (void)unpacked, (void)prefetch;
-    const bf16 *values = rows->values;
-    for (int32_t i = 0; i < num_rows; i += PART_ROWS) {
-        int32_t rest = num_rows - i, row = first_row + i;
-        multiply_by_parts(matrix_panel(weights, panel), row == 0,
-                          values + (size_t)row * (size_t)rows->depth, rows->depth,
-                          rest < PART_ROWS ? rest : PART_ROWS,
-                          out + (size_t)i * (size_t)out_stride, (size_t)out_stride);
-    }
+    for (int32_t row = 0; row < gemm->num_rows; row += PART_ROWS)
+        multiply_by_parts(gemm, row);
 }
 
 #endif

@@ -16,7 +16,7 @@
 
 #include <stdbool.h>
 
-#include "matrix.h"
+#include "ops.h"
 #include "vec.h"
 
 enum {
@@ -181,24 +181,23 @@ KERNEL_INLINE void clear_rows(float *out, size_t out_stride, int32_t num_rows)
 }
 
 /* A gemm_panel (ops.h). */
-KERNEL_INLINE void multiply_panel(const struct matrix *weights, int32_t panel,
-                                  const struct activations *rows, int32_t first_row,
-                                  int32_t num_rows, float *out, int32_t out_stride,
-                                  multiply_add *multiply)
+KERNEL_INLINE void multiply_panel(const struct gemm *gemm, multiply_add *multiply)
 {
-    size_t panel_bytes = matrix_panel_bytes(weights->format, rows->depth);
+    const struct activations *rows = gemm->rows;
+    size_t panel_bytes = matrix_panel_bytes(gemm->weights->format, rows->depth);
     int32_t num_words = (int32_t)(panel_bytes / COLUMNS_BYTES);
-    size_t row_bytes = (size_t)num_words * WORD_BYTES;
+    size_t value_bytes = (size_t)num_words * WORD_BYTES / (size_t)rows->depth;
+    size_t row_bytes = (size_t)rows->stride * value_bytes;
     struct product chunk = {
-        .rows = (const char *)rows->values + (size_t)first_row * row_bytes,
+        .rows = (const char *)rows->values + (size_t)gemm->first_row * row_bytes,
         .row_bytes = row_bytes,
-        .num_rows = num_rows,
-        .weights = matrix_panel(weights, panel),
-        .prefetches = first_row == 0,
-        .out = out,
-        .out_stride = (size_t)out_stride,
+        .num_rows = gemm->num_rows,
+        .weights = matrix_panel(gemm->weights, gemm->panel),
+        .prefetches = gemm->is_first,
+        .out = gemm->out,
+        .out_stride = (size_t)gemm->out_stride,
     };
-    clear_rows(out, (size_t)out_stride, num_rows);
+    clear_rows(chunk.out, chunk.out_stride, chunk.num_rows);
     for (int32_t rest = num_words; rest > 0; rest -= chunk.num_words) {
         chunk.num_words = rest < CHUNK_WORDS ? rest : CHUNK_WORDS;
         multiply_chunk(&chunk, multiply);

@@ -65,19 +65,14 @@ KERNEL_INLINE void q4_dots(const uint8_t *slice, const int8_t *codes, size_t dep
 
 #endif
 
-void KERNEL(gemm_q4)(const struct matrix *weights, int32_t panel, const struct activations *rows,
-                     int32_t first_row, int32_t num_rows, float *out, int32_t out_stride,
-                     void *unpacked, struct panel_prefetch *prefetch)
+void KERNEL(gemm_q4)(const struct gemm *gemm)
 {
-    int32_t num_tile_rows = 0;
 #if defined(__AMX_INT8__)
-    num_tile_rows = rows_for_tiles(num_rows, FEW_ROWS);
-    KERNEL(gemm_q4_tiles)(weights, panel, rows, first_row, num_tile_rows, out, out_stride,
-                          unpacked, prefetch);
+    struct gemm tiled, rest;
+    cut_for_tiles(gemm, FEW_ROWS, &tiled, &rest);
+    KERNEL(gemm_q4_tiles)(&tiled);
+    multiply_panel(&rest, q4_dots, true);
 #else
-    (void)unpacked, (void)prefetch;
+    multiply_panel(gemm, q4_dots, true);
 #endif
-    multiply_panel(weights, panel, rows, first_row + num_tile_rows, num_rows - num_tile_rows,
-                   out + (size_t)num_tile_rows * (size_t)out_stride, out_stride, q4_dots,
-                   true);
 }

@@ -82,19 +82,14 @@ KERNEL_INLINE void q8_dots(const uint8_t *slice, const int8_t *codes, size_t dep
 
 #endif
 
-void KERNEL(gemm_q8)(const struct matrix *weights, int32_t panel, const struct activations *rows,
-                     int32_t first_row, int32_t num_rows, float *out, int32_t out_stride,
-                     void *unpacked, struct panel_prefetch *prefetch)
+void KERNEL(gemm_q8)(const struct gemm *gemm)
 {
-    int32_t num_tile_rows = 0;
 #if defined(__AMX_INT8__)
-    num_tile_rows = rows_for_tiles(num_rows, FEW_ROWS);
-    KERNEL(gemm_q8_tiles)(weights, panel, rows, first_row, num_tile_rows, out, out_stride,
-                          unpacked, prefetch);
+    struct gemm tiled, rest;
+    cut_for_tiles(gemm, FEW_ROWS, &tiled, &rest);
+    KERNEL(gemm_q8_tiles)(&tiled);
+    multiply_panel(&rest, q8_dots, false);
 #else
-    (void)unpacked, (void)prefetch;
+    multiply_panel(gemm, q8_dots, false);
 #endif
-    multiply_panel(weights, panel, rows, first_row + num_tile_rows, num_rows - num_tile_rows,
-                   out + (size_t)num_tile_rows * (size_t)out_stride, out_stride, q8_dots,
-                   false);
 }

@@ -140,27 +140,26 @@ KERNEL_INLINE void multiply_block(const struct block *block, int num_rows, group
 }
 
 /* A gemm_panel (ops.h), in as few blocks as possible and these as even as possible. */
-KERNEL_INLINE void multiply_panel(const struct matrix *weights, int32_t panel,
-                                  const struct activations *rows, int32_t first_row,
-                                  int32_t num_rows, float *out, int32_t out_stride,
-                                  group_dots *dots_of, bool has_minimum)
+KERNEL_INLINE void multiply_panel(const struct gemm *gemm, group_dots *dots_of, bool has_minimum)
 {
-    int32_t num_blocks = (num_rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    const struct activations *rows = gemm->rows;
+    size_t num_groups = (size_t)rows->depth / GROUP_SIZE;
+    int32_t num_blocks = (gemm->num_rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
     for (int32_t i = 0; i < num_blocks; i++) {
-        int32_t begin = num_rows * i / num_blocks;
-        int32_t end = num_rows * (i + 1) / num_blocks;
-        size_t row = (size_t)(first_row + begin);
+        int32_t begin = gemm->num_rows * i / num_blocks;
+        int32_t end = gemm->num_rows * (i + 1) / num_blocks;
+        size_t row = (size_t)(gemm->first_row + begin);
         struct block block = {
-            .panel = matrix_panel(weights, panel),
-            .group_bytes = matrix_panel_bytes(weights->format, GROUP_SIZE),
-            .num_groups = rows->depth / GROUP_SIZE,
-            .codes = (const int8_t *)rows->values + row * (size_t)rows->depth,
-            .depth = (size_t)rows->depth,
-            .scales = rows->scales + row * (size_t)(rows->depth / GROUP_SIZE),
-            .sums = rows->sums + row * (size_t)(rows->depth / GROUP_SIZE),
-            .out = out + (size_t)begin * (size_t)out_stride,
-            .out_stride = (size_t)out_stride,
-            .prefetches = row == 0,
+            .panel = matrix_panel(gemm->weights, gemm->panel),
+            .group_bytes = matrix_panel_bytes(gemm->weights->format, GROUP_SIZE),
+            .num_groups = (int32_t)num_groups,
+            .codes = (const int8_t *)rows->values + row * (size_t)rows->stride,
+            .depth = (size_t)rows->stride,
+            .scales = rows->scales + row * num_groups,
+            .sums = rows->sums + row * num_groups,
+            .out = gemm->out + (size_t)begin * (size_t)gemm->out_stride,
+            .out_stride = (size_t)gemm->out_stride,
+            .prefetches = gemm->is_first && i == 0,
         };
         multiply_block(&block, end - begin, dots_of, has_minimum);
     }

@@ -144,16 +144,11 @@ KERNEL_INLINE void unpack_job(const struct block *block, struct cursor *cursor,
 /* Tiles 0 and 1: dots of even and of odd jobs; 2 and 3: rows; 4 and 5: weights. */
 static void configure_tiles(int32_t num_rows)
 {
-    struct amx_configuration configuration = {.palette = 1};
-    for (int i = 0; i < 2; i++) {
-        configuration.num_rows[i] = (uint8_t)num_rows;
-        configuration.row_bytes[i] = AMX_ROW_BYTES;
-        configuration.num_rows[2 + i] = (uint8_t)num_rows;
-        configuration.row_bytes[2 + i] = GROUP_SIZE;
-        configuration.num_rows[4 + i] = GROUP_SIZE / 4;
-        configuration.row_bytes[4 + i] = AMX_ROW_BYTES;
-    }
-    amx_load_configuration(&configuration);
+    const uint64_t with_rows = 0x01010101, with_weights = 0x010100000000;
+    const __m128i row_bytes = _mm_setr_epi16(AMX_ROW_BYTES, AMX_ROW_BYTES, GROUP_SIZE, GROUP_SIZE,
+                                             AMX_ROW_BYTES, AMX_ROW_BYTES, 0, 0);
+    amx_load_shapes(amx_shapes(with_rows * (uint64_t)num_rows + with_weights * (GROUP_SIZE / 4),
+                               row_bytes));
 }
 
 KERNEL_INLINE void start_job(const struct block *block, struct pipeline *pipeline, bool is_odd,
@@ -320,49 +315,39 @@ KERNEL_INLINE void multiply_block(const struct block *block, bool is_q4)
         multiply_rows(block, 16, is_q4);
 }
 
-KERNEL_INLINE void multiply_panel(const struct matrix *weights, int32_t panel,
-                                  const struct activations *rows, int32_t first_row,
-                                  int32_t num_rows, float *out, int32_t out_stride,
-                                  struct panel_prefetch *prefetch, bool is_q4)
+KERNEL_INLINE void multiply_panel(const struct gemm *gemm, bool is_q4)
 {
+    const struct activations *rows = gemm->rows;
     size_t num_groups = (size_t)rows->depth / GROUP_SIZE;
-    for (int32_t begin = 0; begin < num_rows; begin += AMX_TILE_ROWS) {
-        int32_t rest = num_rows - begin;
-        size_t row = (size_t)(first_row + begin);
+    for (int32_t begin = 0; begin < gemm->num_rows; begin += AMX_TILE_ROWS) {
+        int32_t rest = gemm->num_rows - begin;
+        size_t row = (size_t)(gemm->first_row + begin);
         struct block block = {
-            .codes = (const int8_t *)rows->values + row * (size_t)rows->depth,
+            .codes = (const int8_t *)rows->values + row * (size_t)rows->stride,
             .scales = rows->scales + row * num_groups,
             .row_sums = rows->sums + row * num_groups,
-            .depth = (size_t)rows->depth,
+            .depth = (size_t)rows->stride,
             .num_rows = rest < AMX_TILE_ROWS ? rest : AMX_TILE_ROWS,
             .num_groups = (int32_t)num_groups,
-            .panel = matrix_panel(weights, panel),
+            .panel = matrix_panel(gemm->weights, gemm->panel),
             .group_bytes = is_q4 ? Q4_GROUP_BYTES : Q8_GROUP_BYTES,
-            .out = out + (size_t)begin * (size_t)out_stride,
-            .out_stride = (size_t)out_stride,
-            .prefetches = row == 0,
-            .ahead = prefetch,
+            .out = gemm->out + (size_t)begin * (size_t)gemm->out_stride,
+            .out_stride = (size_t)gemm->out_stride,
+            .prefetches = gemm->is_first && begin == 0,
+            .ahead = gemm->prefetch,
         };
         multiply_block(&block, is_q4);
     }
 }
 
-void KERNEL(gemm_q8_tiles)(const struct matrix *weights, int32_t panel,
-                           const struct activations *rows, int32_t first_row, int32_t num_rows,
-                           float *out, int32_t out_stride,
-                           void *unpacked, struct panel_prefetch *prefetch)
+void KERNEL(gemm_q8_tiles)(const struct gemm *gemm)
 {
-    (void)unpacked;
-    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, prefetch, false);
+    multiply_panel(gemm, false);
 }
 
-void KERNEL(gemm_q4_tiles)(const struct matrix *weights, int32_t panel,
-                           const struct activations *rows, int32_t first_row, int32_t num_rows,
-                           float *out, int32_t out_stride,
-                           void *unpacked, struct panel_prefetch *prefetch)
+void KERNEL(gemm_q4_tiles)(const struct gemm *gemm)
 {
-    (void)unpacked;
-    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, prefetch, true);
+    multiply_panel(gemm, true);
 }
 
 #endif

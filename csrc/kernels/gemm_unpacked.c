@@ -60,47 +60,40 @@ static void unpack_q4(const uint8_t *group, bf16 *weights)
     }
 }
 
-static void unpack_panel(const struct matrix *weights, int32_t panel, unpack_group *unpack,
-                         bf16 *unpacked)
+static void unpack_panel(const struct gemm *gemm, unpack_group *unpack)
 {
+    const struct matrix *weights = gemm->weights;
     size_t group_bytes = matrix_panel_bytes(weights->format, GROUP_SIZE);
-    const uint8_t *group = matrix_panel(weights, panel);
+    const uint8_t *group = matrix_panel(weights, gemm->panel);
     for (int32_t k = 0; k < weights->depth; k += GROUP_SIZE, group += group_bytes)
-        unpack(group, unpacked + (size_t)k * PANEL_COLUMNS);
+        unpack(group, (bf16 *)gemm->unpacked + (size_t)k * PANEL_COLUMNS);
 }
 
-static void multiply_unpacked(const struct matrix *weights, const struct activations *rows,
-                              int32_t first_row, int32_t num_rows, float *out, int32_t out_stride,
-                              const void *unpacked, struct panel_prefetch *prefetch)
+KERNEL_INLINE void multiply_panel(const struct gemm *gemm, unpack_group *unpack)
 {
     const struct matrix panel = {
         .format = WEIGHTS_BF16,
         .num_columns = PANEL_COLUMNS,
-        .depth = weights->depth,
-        .panels = unpacked,
+        .depth = gemm->weights->depth,
+        .panels = gemm->unpacked,
         .rows = ACTIVATIONS_BF16,
     };
-    KERNEL(gemm_bf16)(&panel, 0, rows, first_row, num_rows, out, out_stride, NULL, prefetch);
+    struct gemm product = *gemm;
+    product.weights = &panel;
+    product.panel = 0;
+    if (gemm->is_first)
+        unpack_panel(gemm, unpack);
+    KERNEL(gemm_bf16)(&product);
 }
 
-void KERNEL(gemm_q8_bf16)(const struct matrix *weights, int32_t panel,
-                          const struct activations *rows, int32_t first_row, int32_t num_rows,
-                          float *out, int32_t out_stride, void *unpacked,
-                          struct panel_prefetch *prefetch)
+void KERNEL(gemm_q8_bf16)(const struct gemm *gemm)
 {
-    if (first_row == 0)
-        unpack_panel(weights, panel, unpack_q8, unpacked);
-    multiply_unpacked(weights, rows, first_row, num_rows, out, out_stride, unpacked, prefetch);
+    multiply_panel(gemm, unpack_q8);
 }
 
-void KERNEL(gemm_q4_bf16)(const struct matrix *weights, int32_t panel,
-                          const struct activations *rows, int32_t first_row, int32_t num_rows,
-                          float *out, int32_t out_stride, void *unpacked,
-                          struct panel_prefetch *prefetch)
+void KERNEL(gemm_q4_bf16)(const struct gemm *gemm)
 {
-    if (first_row == 0)
-        unpack_panel(weights, panel, unpack_q4, unpacked);
-    multiply_unpacked(weights, rows, first_row, num_rows, out, out_stride, unpacked, prefetch);
+    multiply_panel(gemm, unpack_q4);
 }
 
 #endif

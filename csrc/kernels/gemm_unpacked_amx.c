@@ -117,22 +117,14 @@ KERNEL_INLINE void unpack_q4(const uint8_t *group, bf16 *weights)
 
 /* ---- products ---- */
 
-void KERNEL(gemm_q8_bf16)(const struct matrix *weights, int32_t panel,
-                          const struct activations *rows, int32_t first_row, int32_t num_rows,
-                          float *out, int32_t out_stride, void *unpacked,
-                          struct panel_prefetch *prefetch)
+void KERNEL(gemm_q8_bf16)(const struct gemm *gemm)
 {
-    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, unpacked, prefetch,
-                   unpack_q8);
+    multiply_panel(gemm, unpack_q8);
 }
 
-void KERNEL(gemm_q4_bf16)(const struct matrix *weights, int32_t panel,
-                          const struct activations *rows, int32_t first_row, int32_t num_rows,
-                          float *out, int32_t out_stride, void *unpacked,
-                          struct panel_prefetch *prefetch)
+void KERNEL(gemm_q4_bf16)(const struct gemm *gemm)
 {
-    multiply_panel(weights, panel, rows, first_row, num_rows, out, out_stride, unpacked, prefetch,
-                   unpack_q4);
+    multiply_panel(gemm, unpack_q4);
 }
 
 #endif

@@ -11,6 +11,7 @@
 #ifndef REALTIME_SERVE_OPS_H
 #define REALTIME_SERVE_OPS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kv_cache.h"
@@ -27,17 +28,29 @@ enum cpu_level {
     NUM_CPU_LEVELS
 };
 
-/* out[row][column] for the 32 columns of one panel and rows first_row to first_row + num_rows - 1,
- * where row counts from 0 in `out`, whose rows are out_stride floats apart. Overwrites. The first
- * call of a panel has first_row 0: it may prefetch the panel, the others find it in the cache. If
- * quantised weights meet rows of bf16, it leaves the panel as bf16 weights in `unpacked`, where the
- * others have to find it, unless it has all rows->num_rows rows: then there are no others. In other
+/* Some rows times one panel: out[row][column] for its 32 columns and rows first_row to
+ * first_row + num_rows - 1, where row counts from 0 in `out`, whose rows are out_stride floats
+ * apart. Overwrites.
+ *
+ * If quantised weights meet rows of bf16, the first call for a panel leaves it as bf16 weights in
+ * `unpacked`, where the next ones have to find it; one that is the last, too, need not. In other
  * cases `unpacked` is not used. Meanwhile `prefetch`, if it is not NULL, is advanced by a step for
  * each 32 rows and GROUP_SIZE values along the depth, where the level gains by it. */
-typedef void gemm_panel(const struct matrix *weights, int32_t panel,
-                        const struct activations *rows, int32_t first_row, int32_t num_rows,
-                        float *out, int32_t out_stride, void *unpacked,
-                        struct panel_prefetch *prefetch);
+struct gemm {
+    const struct matrix *weights;
+    int32_t panel;
+    bool is_first; /* of the calls for this panel: it is in memory, for the next in a cache */
+    bool is_last;
+    const struct activations *rows;
+    int32_t first_row;
+    int32_t num_rows;
+    float *out;
+    int32_t out_stride;
+    void *unpacked; /* aligned to 64 bytes */
+    struct panel_prefetch *prefetch;
+};
+
+typedef void gemm_panel(const struct gemm *gemm);
 
 /* Round `count` float values, a multiple of 32, into row `row` from column `first_column` on, a
  * multiple of 32. Q8: scale = greatest magnitude / 127, codes to the nearest integer (ties to

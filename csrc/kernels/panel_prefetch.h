@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #define PREFETCH_LINE_BYTES 64
+#define PREFETCH_ROWS 32 /* of a product for each step */
 
 /* Nothing is fetched where next is not below end. */
 struct panel_prefetch {

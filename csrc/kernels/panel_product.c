@@ -35,17 +35,17 @@ static bool is_own(const struct panel_product *product, int32_t chunk, int32_t m
     return chunk >= share.first && chunk < share.first + share.count;
 }
 
-/* A prefetch of the member's next chunk, in the course of all tiles of rows. A single tile takes
+/* A prefetch of the member's next chunk, in the course of all blocks of rows. A single block takes
  * less time than its weights: the kernel's own prefetching does better then. */
 static struct panel_prefetch fetch_next(const struct panel_product *product, int32_t chunk,
                                         int32_t member)
 {
     const struct matrix *matrix = product->matrix;
-    int32_t num_tiles = (product->num_rows + TILE_ROWS - 1) / TILE_ROWS;
-    if (num_tiles == 1 || !is_own(product, chunk + 1, member))
+    int32_t num_blocks = (product->num_rows + PREFETCH_ROWS - 1) / PREFETCH_ROWS;
+    if (num_blocks == 1 || !is_own(product, chunk + 1, member))
         return (struct panel_prefetch){0};
     size_t num_panels = (size_t)product->chunk_panels;
-    size_t num_steps = (size_t)num_tiles * num_panels * (size_t)(matrix->depth / GROUP_SIZE);
+    size_t num_steps = (size_t)num_blocks * num_panels * (size_t)(matrix->depth / GROUP_SIZE);
     return panel_prefetch_over(matrix_panel(matrix, (chunk + 1) * product->chunk_panels),
                                num_panels * matrix_panel_bytes(matrix->format, matrix->depth),
                                num_steps);
@@ -54,13 +54,25 @@ static struct panel_prefetch fetch_next(const struct panel_product *product, int
 static void multiply_tile(const struct panel_product *product, const struct product_tile *tile,
                           char *unpacked, struct panel_prefetch *prefetch)
 {
-    size_t unpacked_bytes = unpacked_panel_bytes(product->matrix);
-    struct activations rows = *product->rows;
-    rows.num_rows = product->num_rows;
-    for (int32_t i = 0; i < tile->num_panels; i++)
-        product->multiply(product->matrix, tile->first_panel + i, &rows, tile->first_row,
-                          tile->num_rows, tile->values + i * PANEL_COLUMNS, tile->stride,
-                          unpacked + (size_t)i * unpacked_bytes, prefetch);
+    struct gemm gemm = {
+        .weights = product->matrix,
+        .panel = tile->first_panel,
+        .is_first = tile->first_row == 0,
+        .is_last = tile->first_row + tile->num_rows == product->num_rows,
+        .rows = product->rows,
+        .first_row = tile->first_row,
+        .num_rows = tile->num_rows,
+        .out = tile->values,
+        .out_stride = tile->stride,
+        .unpacked = unpacked,
+        .prefetch = prefetch,
+    };
+    for (int32_t i = 0; i < tile->num_panels; i++) {
+        product->multiply(&gemm);
+        gemm.panel++;
+        gemm.out += PANEL_COLUMNS;
+        gemm.unpacked = (char *)gemm.unpacked + unpacked_panel_bytes(product->matrix);
+    }
 }
 
 /* The rows of a chunk from first_row on, with memory for their results. */

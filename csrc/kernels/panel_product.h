@@ -17,8 +17,9 @@
 #include "compute_pool.h"
 #include "ops.h"
 
-/* Rows of a tile: the results stay in the first cache, and an AMX kernel takes them at once. */
-#define TILE_ROWS 32
+/* Rows of a tile: an AMX kernel loads a panel once for all of them, and the results of a chunk of two
+ * panels still fit the first cache. */
+#define TILE_ROWS 128
 
 /* Takes a tile of results over. */
 typedef void finish_product(void *context, const struct product_tile *tile);

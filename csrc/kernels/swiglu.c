@@ -54,7 +54,7 @@ static const float *row_of(const struct product_tile *tile, int32_t row)
 
 static size_t value_index(const struct activations *rows, int32_t row, int32_t column)
 {
-    return (size_t)row * (size_t)rows->depth + (size_t)column;
+    return (size_t)row * (size_t)rows->stride + (size_t)column;
 }
 
 void KERNEL(swiglu_f32)(const struct product_tile *tile, const float *gate_bias,
@@ -63,7 +63,7 @@ void KERNEL(swiglu_f32)(const struct product_tile *tile, const float *gate_bias,
 {
     float *stored = (float *)rows->values + value_index(rows, tile->first_row, first_column);
     struct biases biases = {gate_bias, up_bias};
-    for (int32_t i = 0; i < tile->num_rows; i++, stored += rows->depth)
+    for (int32_t i = 0; i < tile->num_rows; i++, stored += rows->stride)
         for (int32_t column = 0; column < PANEL_COLUMNS; column += VEC_LANES)
             vec_store(stored + column, swiglu(row_of(tile, i), biases, column, sigmoid));
 }
@@ -74,7 +74,7 @@ void KERNEL(swiglu_bf16)(const struct product_tile *tile, const float *gate_bias
 {
     bf16 *stored = (bf16 *)rows->values + value_index(rows, tile->first_row, first_column);
     struct biases biases = {gate_bias, up_bias};
-    for (int32_t i = 0; i < tile->num_rows; i++, stored += rows->depth)
+    for (int32_t i = 0; i < tile->num_rows; i++, stored += rows->stride)
         for (int32_t column = 0; column < PANEL_COLUMNS; column += VEC_LANES)
             vec_store_bf16(stored + column,
                            swiglu(row_of(tile, i), biases, column, sigmoid_to_13_bits));

@@ -37,7 +37,7 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-/* One buffer serves every format: float32 is the widest. */
+/* One buffer serves every format: float32 is the widest, with or without a gap after the others. */
 static bool allocate_activations(struct activations *rows, int32_t num_rows, int32_t depth)
 {
     rows->values = allocate_floats(num_rows, depth);
@@ -186,6 +186,7 @@ static void round_for(struct transformer *this, struct activations *rows,
     this->rounding = matrix->rows;
     rows->format = this->rounding;
     rows->depth = matrix->depth;
+    rows->stride = activations_stride(rows->format, matrix->depth, this->num_selected);
 }
 
 static void select_rows(struct transformer *this, const int32_t *rows, int32_t count)

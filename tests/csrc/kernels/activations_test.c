@@ -16,13 +16,24 @@ static size_t value_bytes(enum activation_format format)
     return format == ACTIVATIONS_F32 ? 4 : format == ACTIVATIONS_BF16 ? 2 : 1;
 }
 
+/* Floats have a gap after a row, as the rows of tiles do. */
+static int32_t stride_of(enum activation_format format)
+{
+    return format == ACTIVATIONS_Q8 ? DEPTH : DEPTH + GROUP_SIZE;
+}
+
+static size_t rows_bytes(enum activation_format format)
+{
+    return NUM_ROWS * (size_t)stride_of(format) * value_bytes(format);
+}
+
 static struct activations new_rows(enum activation_format format)
 {
     size_t num_scales = NUM_ROWS * NUM_GROUPS;
-    return (struct activations){format, DEPTH,
-                                test_alloc(NUM_ROWS * DEPTH * value_bytes(format)),
-                                test_alloc(num_scales * sizeof(float)),
-                                test_alloc(num_scales * sizeof(float)), 0};
+    return (struct activations){.format = format, .depth = DEPTH, .stride = stride_of(format),
+                                .values = test_alloc(rows_bytes(format)),
+                                .scales = test_alloc(num_scales * sizeof(float)),
+                                .sums = test_alloc(num_scales * sizeof(float))};
 }
 
 static void free_rows(struct activations *rows)
@@ -35,8 +46,7 @@ static void free_rows(struct activations *rows)
 static void check_same_rows(const struct activations *actual, const struct activations *expected)
 {
     size_t scale_bytes = NUM_ROWS * NUM_GROUPS * sizeof(float);
-    CHECK(memcmp(actual->values, expected->values,
-                 NUM_ROWS * DEPTH * value_bytes(actual->format)) == 0);
+    CHECK(memcmp(actual->values, expected->values, rows_bytes(actual->format)) == 0);
     CHECK(memcmp(actual->scales, expected->scales, scale_bytes) == 0);
     CHECK(memcmp(actual->sums, expected->sums, scale_bytes) == 0);
 }
@@ -67,7 +77,7 @@ static void model(const struct activations *rows, int32_t row, int32_t first_col
                   const float *values, int32_t count)
 {
     for (int32_t i = 0; i < count; i++) {
-        size_t index = (size_t)(row * DEPTH + first_column + i), group = index / GROUP_SIZE;
+        size_t index = (size_t)(row * rows->stride + first_column + i), group = index / GROUP_SIZE;
         if (rows->format == ACTIVATIONS_F32)
             ((float *)rows->values)[index] = values[i];
         if (rows->format == ACTIVATIONS_BF16)

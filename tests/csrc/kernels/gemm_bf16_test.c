@@ -22,16 +22,17 @@ static void results_equal_those_of_float32(const struct float_format *format)
 {
     enum { NUM_ROWS = 37, DEPTH = 416 };
     struct trial trial = new_trial(format, NUM_ROWS, 32, DEPTH, random_fraction);
-    struct activations rows = {ACTIVATIONS_F32, DEPTH, trial.inputs, NULL, NULL, 0};
+    struct activations rows = {ACTIVATIONS_F32, DEPTH, DEPTH, trial.inputs, NULL, NULL};
     void *panels = test_alloc(matrix_panel_bytes(WEIGHTS_F32, DEPTH));
     struct matrix matrix = {WEIGHTS_F32, 32, DEPTH, panels, ACTIVATIONS_F32};
     float *out = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
     float *expected = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
+    const struct gemm gemm = {.weights = &matrix, .is_first = true, .is_last = true,
+                              .rows = &rows, .num_rows = NUM_ROWS,
+                              .out = expected, .out_stride = PANEL_COLUMNS};
     pack_f32(trial.weights, 32, DEPTH, 1, panels);
-    KERNEL(gemm_f32)(&matrix, 0, &rows, 0, NUM_ROWS, expected, PANEL_COLUMNS, NULL,
-                     NULL);
-    KERNEL(gemm_bf16)(&trial.matrix, 0, &trial.rows, 0, NUM_ROWS, out, PANEL_COLUMNS, NULL,
-                      NULL);
+    KERNEL(gemm_f32)(&gemm);
+    multiply(&trial, 0, 0, NUM_ROWS, out, PANEL_COLUMNS);
     CHECK(memcmp(out, expected, NUM_ROWS * PANEL_COLUMNS * sizeof(float)) == 0);
     test_free(panels), test_free(out), test_free(expected), free_trial(&trial);
 }

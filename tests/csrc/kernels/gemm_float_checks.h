@@ -55,9 +55,8 @@ static float *rounded_numbers(const struct float_format *format, size_t count,
 
 static void set_input(struct trial *trial, int32_t row, int32_t k, float value)
 {
-    size_t index = (size_t)row * (size_t)trial->rows.depth + (size_t)k;
-    trial->inputs[index] = value;
-    trial->format->store(trial->rows.values, index, value);
+    trial->inputs[row * trial->rows.depth + k] = value;
+    trial->format->store(trial->rows.values, (size_t)(row * trial->rows.stride + k), value);
 }
 
 static size_t value_bytes(enum activation_format format)
@@ -73,13 +72,15 @@ static struct trial new_trial(const struct float_format *format, int32_t num_row
     struct trial trial = {
         .format = format,
         .matrix = {format->weights, num_columns, depth, panels, format->rows},
-        .rows = {.format = format->rows, .depth = depth},
+        .rows = {.format = format->rows, .depth = depth,
+                 .stride = activations_stride(format->rows, depth, num_rows)},
         .num_rows = num_rows,
         .weights = rounded_numbers(format, (size_t)num_columns * (size_t)depth, random),
         .inputs = rounded_numbers(format, (size_t)num_rows * (size_t)depth, random),
     };
     trial.unpacked = test_alloc(matrix_panel_bytes(WEIGHTS_BF16, depth));
-    trial.rows.values = test_alloc((size_t)num_rows * (size_t)depth * value_bytes(format->rows));
+    trial.rows.values =
+        test_alloc((size_t)num_rows * (size_t)trial.rows.stride * value_bytes(format->rows));
     format->pack(trial.weights, num_columns, depth, 1, panels);
     for (int32_t row = 0; row < num_rows; row++)
         for (int32_t k = 0; k < depth; k++)
@@ -112,8 +113,19 @@ static double reference(const struct trial *trial, int32_t row, int32_t column, 
 static void multiply(const struct trial *trial, int32_t panel, int32_t first_row, int32_t num_rows,
                      float *out, int32_t out_stride)
 {
-    trial->format->gemm(&trial->matrix, panel, &trial->rows, first_row, num_rows, out, out_stride,
-                        trial->unpacked, NULL);
+    const struct gemm gemm = {
+        .weights = &trial->matrix,
+        .panel = panel,
+        .is_first = first_row == 0,
+        .is_last = first_row + num_rows == trial->num_rows,
+        .rows = &trial->rows,
+        .first_row = first_row,
+        .num_rows = num_rows,
+        .out = out,
+        .out_stride = out_stride,
+        .unpacked = trial->unpacked,
+    };
+    trial->format->gemm(&gemm);
 }
 
 /* Multiplies all rows in one call and compares each result; `unit` is the rounding error of a
@@ -147,9 +159,11 @@ static void check_product(const struct float_format *format, int32_t num_rows, i
 static void whole_numbers_are_multiplied_exactly(const struct float_format *format)
 {
     static const int32_t DEPTHS[] = {32, 64, 96, 160, 288};
+    static const int32_t MANY_ROWS[] = {64, 71, 96, 128, 150};
     for (int32_t num_rows = 1; num_rows <= 40; num_rows++)
         check_product(format, num_rows, 32, DEPTHS[num_rows % 5], random_whole, 0);
-    check_product(format, 71, 32, 96, random_whole, 0);
+    for (int i = 0; i < 5; i++)
+        check_product(format, MANY_ROWS[i], 32, DEPTHS[i], random_whole, 0);
     check_product(format, 3, 1, 64, random_whole, 0);
     check_product(format, 5, 31, 32, random_whole, 0);
     check_product(format, 18, 97, 64, random_whole, 0);
@@ -159,6 +173,7 @@ static void errors_are_those_of_float32(const struct float_format *format)
 {
     check_product(format, 5, 64, 576, random_fraction, 0x1p-24);
     check_product(format, 33, 32, 1536, random_fraction, 0x1p-24);
+    check_product(format, 96, 32, 1536, random_fraction, 0x1p-24);
 }
 
 static void check_tiles_equal(const struct trial *trial, const float *expected,
@@ -175,11 +190,13 @@ static void check_tiles_equal(const struct trial *trial, const float *expected,
     }
 }
 
-static void a_row_has_the_same_bits_in_any_batch(const struct float_format *format)
+static void a_row_has_the_same_bits_in_any_batch(const struct float_format *format,
+                                                 int32_t depth)
 {
-    enum { NUM_ROWS = 71 };
-    static const int32_t TILES[] = {1, 2, 3, 5, 6, 7, 12, 13, 15, 16, 17, 25, 31, 32, 33, 48, 64};
-    struct trial trial = new_trial(format, NUM_ROWS, 32, 416, random_fraction);
+    enum { NUM_ROWS = 135 };
+    static const int32_t TILES[] = {1,  2,  3,  5,  6,  7,  12, 13, 15, 16,
+                                    17, 25, 31, 32, 33, 48, 64, 96, 128};
+    struct trial trial = new_trial(format, NUM_ROWS, 32, depth, random_fraction);
     float *expected = test_alloc(NUM_ROWS * PANEL_COLUMNS * sizeof(float));
     multiply(&trial, 0, 0, NUM_ROWS, expected, PANEL_COLUMNS);
     for (size_t i = 0; i < sizeof TILES / sizeof *TILES; i++)
@@ -212,7 +229,8 @@ static inline void check_float_format(const struct float_format *format)
 {
     whole_numbers_are_multiplied_exactly(format);
     errors_are_those_of_float32(format);
-    a_row_has_the_same_bits_in_any_batch(format);
+    a_row_has_the_same_bits_in_any_batch(format, 416);
+    a_row_has_the_same_bits_in_any_batch(format, 1024);
     a_row_of_nan_spoils_no_other(format);
 }
 

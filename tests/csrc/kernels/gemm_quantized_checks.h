@@ -101,7 +101,8 @@ static struct operands new_operands(gemm_panel *gemm, enum weight_format format,
 {
     struct operands operands = {.gemm = gemm,
                                 .matrix = {format, num_columns, depth, NULL, ACTIVATIONS_Q8},
-                                .rows = {.format = ACTIVATIONS_Q8, .depth = depth},
+                                .rows = {.format = ACTIVATIONS_Q8, .depth = depth,
+                                         .stride = depth},
                                 .num_rows = num_rows};
     size_t group_bytes = matrix_panel_bytes(format, GROUP_SIZE);
     uint8_t *panels = alloc_at_end(panels_bytes(&operands.matrix));
@@ -173,6 +174,23 @@ static void check_result(const struct operands *operands, int32_t row, int32_t c
     CHECK_CLOSE(actual, sum, magnitude * (num_groups + 4) * 0x1p-24);
 }
 
+static void multiply(const struct operands *operands, int32_t panel, int32_t first_row,
+                     int32_t num_rows, float *out, int32_t out_stride)
+{
+    const struct gemm gemm = {
+        .weights = &operands->matrix,
+        .panel = panel,
+        .is_first = first_row == 0,
+        .is_last = first_row + num_rows == operands->num_rows,
+        .rows = &operands->rows,
+        .first_row = first_row,
+        .num_rows = num_rows,
+        .out = out,
+        .out_stride = out_stride,
+    };
+    operands->gemm(&gemm);
+}
+
 /* ---- properties ---- */
 
 /* The rows of `out` are `stride` floats apart; what lies between them must stay as it was. */
@@ -181,8 +199,7 @@ static void check_panel(const struct operands *operands, int32_t panel, int32_t 
 {
     size_t count = (size_t)((num_rows - 1) * stride + PANEL_COLUMNS);
     float *out = test_alloc_floats(count, 7.0f, 7.0f);
-    operands->gemm(&operands->matrix, panel, &operands->rows, first_row, num_rows, out, stride,
-                   NULL, NULL);
+    multiply(operands, panel, first_row, num_rows, out, stride);
     for (int32_t i = 0; i < (int32_t)count; i++)
         if (i % stride < PANEL_COLUMNS)
             check_result(operands, first_row + i / stride, panel * PANEL_COLUMNS + i % stride,
@@ -209,7 +226,7 @@ static void dots_are_exact(gemm_panel *gemm, enum weight_format format, int32_t 
     const int32_t depth = 3 * GROUP_SIZE;
     struct operands operands = new_operands(gemm, format, PANEL_COLUMNS, depth, num_rows, true);
     float *out = test_alloc((size_t)num_rows * PANEL_COLUMNS * sizeof(float));
-    gemm(&operands.matrix, 0, &operands.rows, 0, num_rows, out, PANEL_COLUMNS, NULL, NULL);
+    multiply(&operands, 0, 0, num_rows, out, PANEL_COLUMNS);
     for (int32_t i = 0; i < num_rows * PANEL_COLUMNS; i++) {
         double sum = 0.0, magnitude = 0.0;
         for (int32_t g = 0; g < 3; g++)
@@ -245,12 +262,10 @@ static void a_row_is_the_same_alone_and_in_any_batch(gemm_panel *gemm, enum weig
     const size_t row_bytes = PANEL_COLUMNS * sizeof(float);
     float *alone = test_alloc(MAX_ROWS * row_bytes), *batch = test_alloc(MAX_ROWS * row_bytes);
     for (int32_t row = 0; row < MAX_ROWS; row++)
-        gemm(&operands.matrix, 0, &operands.rows, row, 1, alone + row * PANEL_COLUMNS,
-             PANEL_COLUMNS, NULL, NULL);
+        multiply(&operands, 0, row, 1, alone + row * PANEL_COLUMNS, PANEL_COLUMNS);
     for (int32_t num_rows = 1; num_rows <= MAX_ROWS; num_rows++)
         for (int32_t first_row = 0; first_row <= MAX_ROWS - num_rows; first_row += 13) {
-            gemm(&operands.matrix, 0, &operands.rows, first_row, num_rows, batch, PANEL_COLUMNS,
-                 NULL, NULL);
+            multiply(&operands, 0, first_row, num_rows, batch, PANEL_COLUMNS);
             CHECK(memcmp(batch, alone + first_row * PANEL_COLUMNS,
                          (size_t)num_rows * row_bytes) == 0);
         }
@@ -270,7 +285,7 @@ static void nan_stays_in_its_row_and_column(gemm_panel *gemm, enum weight_format
     operands.rows.scales[2 * bad_row + 1] = NAN;
     memcpy((uint8_t *)operands.matrix.panels + (format == WEIGHTS_Q8 ? 1024 : 512) +
                2 * bad_column, &nan, sizeof nan);
-    gemm(&operands.matrix, 0, &operands.rows, 0, num_rows, out, PANEL_COLUMNS, NULL, NULL);
+    multiply(&operands, 0, 0, num_rows, out, PANEL_COLUMNS);
     for (int32_t i = 0; i < num_rows * PANEL_COLUMNS; i++)
         CHECK(isnan(out[i]) ==
               (i / PANEL_COLUMNS == bad_row || i % PANEL_COLUMNS == bad_column));

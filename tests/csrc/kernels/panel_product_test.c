@@ -38,17 +38,18 @@ static float result(int32_t panel, int32_t row, int32_t column)
 
 /* ---- the prefetch ---- */
 
-/* A product of more than a tile of rows fetches the next chunk of the member's own share. */
+/* A product of more rows than a step of the prefetch fetches the next chunk of the member's own
+ * share. */
 static bool has_next(void)
 {
     int32_t num_chunks = panel_product_num_chunks(run.product);
     struct chunks share = chunk_range_share(num_chunks, run.member, run.product->num_members);
     int32_t next = run.chunk + 1;
-    return run.product->num_rows > TILE_ROWS && next >= share.first &&
+    return run.product->num_rows > PREFETCH_ROWS && next >= share.first &&
            next < share.first + share.count;
 }
 
-/* It begins with the chunk, and goes on until its last tile of rows. */
+/* It begins with the chunk. */
 static void check_prefetch(const struct panel_prefetch *prefetch, bool begins_tile)
 {
     const struct matrix *matrix = run.product->matrix;
@@ -59,7 +60,7 @@ static void check_prefetch(const struct panel_prefetch *prefetch, bool begins_ti
     }
     const char *from = matrix_panel(matrix, (run.chunk + 1) * chunk_panels);
     CHECK(!begins_tile || (prefetch->next == from) == (run.next_row == 0));
-    CHECK(!begins_tile || prefetch->next < prefetch->end);
+    CHECK(!begins_tile || run.next_row > 0 || prefetch->next < prefetch->end);
     CHECK(prefetch->next >= from && prefetch->next <= prefetch->end);
     CHECK(prefetch->end == (const char *)matrix_panel(matrix, (run.chunk + 2) * chunk_panels));
 }
@@ -67,14 +68,14 @@ static void check_prefetch(const struct panel_prefetch *prefetch, bool begins_ti
 /* ---- memory for unpacked weights ---- */
 
 /* What the first call of a panel leaves there, the others find. */
-static void check_unpacked(const struct matrix *weights, int32_t panel, int32_t first_row,
+static void check_unpacked(const struct matrix *weights, int32_t panel, bool is_first,
                            unsigned char *unpacked)
 {
     size_t num_bytes = matrix_panel_bytes(WEIGHTS_BF16, DEPTH);
     if (!matrix_is_unpacked(weights))
         return;
     CHECK((uintptr_t)unpacked % 64 == 0);
-    if (first_row == 0)
+    if (is_first)
         memset(unpacked, panel, num_bytes);
     for (size_t i = 0; i < num_bytes; i++)
         CHECK(unpacked[i] == panel);
@@ -103,32 +104,50 @@ static void go_on(int32_t num_rows)
     run.next_panel = run.chunk * run.product->chunk_panels;
 }
 
-static void write_down_product(const struct matrix *weights, int32_t panel,
-                               const struct activations *rows, int32_t first_row, int32_t num_rows,
-                               float *out, int32_t out_stride, void *unpacked,
-                               struct panel_prefetch *prefetch)
+static void check_operands(const struct gemm *gemm)
 {
-    int32_t chunk_panels = run.product->chunk_panels, first_panel = run.chunk * chunk_panels;
-    bool is_last_panel = panel + 1 == first_panel + chunk_panels;
-    bool is_last = is_last_panel && first_row + num_rows == run.product->num_rows;
-    CHECK(weights == run.product->matrix && rows->values == run.product->rows->values);
-    CHECK(rows->depth == DEPTH && rows->num_rows == run.product->num_rows);
-    CHECK(panel == run.next_panel++ && first_row == run.next_row && num_rows == tile_rows());
-    if (run.product->finish == NULL) {
-        CHECK(out == run.product->out + first_row * out_stride + panel * PANEL_COLUMNS);
-        CHECK(out_stride == run.product->out_stride);
+    const struct panel_product *product = run.product;
+    CHECK(gemm->weights == product->matrix && gemm->rows == product->rows);
+    CHECK(gemm->panel == run.next_panel++);
+    CHECK(gemm->first_row == run.next_row && gemm->num_rows == tile_rows());
+    CHECK(gemm->is_first == (gemm->first_row == 0));
+    CHECK(gemm->is_last == (gemm->first_row + gemm->num_rows == product->num_rows));
+}
+
+static void check_out_of(const struct gemm *gemm)
+{
+    const struct panel_product *product = run.product;
+    int32_t first_panel = run.chunk * product->chunk_panels;
+    if (product->finish == NULL) {
+        CHECK(gemm->out_stride == product->out_stride);
+        CHECK(gemm->out == product->out + gemm->first_row * gemm->out_stride +
+                               gemm->panel * PANEL_COLUMNS);
     } else {
-        CHECK(out == run.values + (panel - first_panel) * PANEL_COLUMNS);
-        CHECK(out_stride == chunk_panels * PANEL_COLUMNS);
+        CHECK(gemm->out_stride == product->chunk_panels * PANEL_COLUMNS);
+        CHECK(gemm->out == run.values + (gemm->panel - first_panel) * PANEL_COLUMNS);
     }
-    check_unpacked(weights, panel, first_row, unpacked);
-    check_prefetch(prefetch, panel == first_panel);
-    for (int32_t group = 0; group < DEPTH / GROUP_SIZE; group++)
-        panel_prefetch_advance(prefetch);
-    CHECK(!is_last || prefetch->next == prefetch->end);
-    write_results(panel, first_row, num_rows, out, out_stride);
+}
+
+static void advance(const struct gemm *gemm)
+{
+    for (int32_t row = 0; row < gemm->num_rows; row += PREFETCH_ROWS)
+        for (int32_t group = 0; group < DEPTH / GROUP_SIZE; group++)
+            panel_prefetch_advance(gemm->prefetch);
+}
+
+static void write_down_product(const struct gemm *gemm)
+{
+    int32_t first_panel = run.chunk * run.product->chunk_panels;
+    bool is_last_panel = gemm->panel + 1 == first_panel + run.product->chunk_panels;
+    check_operands(gemm);
+    check_out_of(gemm);
+    check_unpacked(gemm->weights, gemm->panel, gemm->is_first, gemm->unpacked);
+    check_prefetch(gemm->prefetch, gemm->panel == first_panel);
+    advance(gemm);
+    CHECK(!is_last_panel || !gemm->is_last || gemm->prefetch->next == gemm->prefetch->end);
+    write_results(gemm->panel, gemm->first_row, gemm->num_rows, gemm->out, gemm->out_stride);
     if (is_last_panel && run.product->finish == NULL)
-        go_on(num_rows);
+        go_on(gemm->num_rows);
 }
 
 static void check_results(const struct product_tile *tile)

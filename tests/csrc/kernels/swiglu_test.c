@@ -37,7 +37,7 @@ static struct activations new_rows(enum activation_format format)
     const size_t value_bytes[] = {
         [ACTIVATIONS_F32] = 4, [ACTIVATIONS_BF16] = 2, [ACTIVATIONS_Q8] = 1};
     const size_t num_rows = FIRST_ROW + NUM_ROWS, num_groups = num_rows * DEPTH / GROUP_SIZE;
-    return (struct activations){.format = format, .depth = DEPTH,
+    return (struct activations){.format = format, .depth = DEPTH, .stride = DEPTH,
                                 .values = test_alloc(num_rows * DEPTH * value_bytes[format]),
                                 .scales = test_alloc(num_groups * sizeof(float)),
                                 .sums = test_alloc(num_groups * sizeof(float))};
