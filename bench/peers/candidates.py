@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from peers.environments import Environments, default_gguf
@@ -29,6 +29,22 @@ SIXTEEN_BIT = frozenset({"bfloat16", "bf16"})
 
 OURS = "realtime-serve"
 
+OUR_PRECISIONS = ("bfloat16", "q8", "q4", "q4-int8")
+"""A dtype, and after it what else is set: words of OUR_VARIANTS."""
+
+OUR_OTHER_PRECISIONS = (
+    *("bfloat16-kv8", "q8-bf16", "q8-int8", "q8-kv8", "q8-int8-kv8"),
+    *("q4-bf16", "q4-kv8", "q4-int8-kv8"),
+)
+"""Measured only if they are named: each more makes a run longer."""
+
+OUR_VARIANTS = {
+    "bf16": ("ACTIVATION_DTYPE", "bfloat16"),
+    "int8": ("ACTIVATION_DTYPE", "int8"),
+    "kv8": ("KV_CACHE_DTYPE", "int8"),
+}
+"""Which setting each word changes from its default, and to what."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
@@ -39,12 +55,14 @@ class Candidate:
         precision: As that server calls it.
         files: Must be there; setup_peers.py makes them.
         launch: How to start it on a port.
+        by_default: Whether it is measured where no candidates are named.
     """
 
     product: str
     precision: str
     files: tuple[Path, ...]
     launch: Callable[[int], Launch]
+    by_default: bool = True
 
     @property
     def name(self) -> str:
@@ -64,8 +82,7 @@ class Candidate:
 def all_candidates(environments: Environments) -> dict[str, Candidate]:
     """Every candidate by its name, this server's first."""
     candidates = [
-        *(_ours(dtype) for dtype in ("bfloat16", "q8", "q4")),
-        _ours("q4", activation_dtype="int8"),
+        *our_candidates(),
         _vllm(environments, "bf16", "hf-bf16"),
         _vllm(environments, "w8a8", "hf-w8a8"),
         _vllm(environments, "w4a16", "hf-w4a16"),
@@ -77,13 +94,23 @@ def all_candidates(environments: Environments) -> dict[str, Candidate]:
     return {each.name: each for each in candidates}
 
 
+def our_candidates() -> list[Candidate]:
+    """This server at each of its precisions."""
+    others = [replace(_ours(precision), by_default=False) for precision in OUR_OTHER_PRECISIONS]
+    return [*(_ours(precision) for precision in OUR_PRECISIONS), *others]
+
+
 def num_cpus() -> int:
     """CPUs that this process, and so each server, may use."""
     return len(os.sched_getaffinity(0))
 
 
-def _ours(dtype: str, activation_dtype: str = "auto") -> Candidate:
-    precision = dtype if activation_dtype == "auto" else f"{dtype}-{activation_dtype}"
+def _ours(precision: str) -> Candidate:
+    dtype, *variants = precision.split("-")
+    settings = {
+        **{"DTYPE": dtype, "ACTIVATION_DTYPE": "auto", "KV_CACHE_DTYPE": "auto"},
+        **dict(OUR_VARIANTS[each] for each in variants),
+    }
 
     def launch(port: int) -> Launch:
         return Launch(
@@ -92,8 +119,7 @@ def _ours(dtype: str, activation_dtype: str = "auto") -> Candidate:
                 *("--no-control-socket", f"--bind=127.0.0.1:{port}", "realtime_serve.wsgi:app"),
             ],
             environ={
-                "REALTIME_SERVE_DTYPE": dtype,
-                "REALTIME_SERVE_ACTIVATION_DTYPE": activation_dtype,
+                **{f"REALTIME_SERVE_{name}": value for name, value in settings.items()},
                 "REALTIME_SERVE_KV_CACHE_BYTES": f"{KV_CACHE_GIB}GiB",
                 "REALTIME_SERVE_MAX_NUM_SEQS": str(MAX_STREAMS),
                 # The answers to prompts of random words soon repeat themselves: guessing would

@@ -38,7 +38,7 @@ def argument_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--candidates", type=_names, metavar="NAME,...", help="all that are installed if left out")
+    add("--candidates", type=_names, metavar="NAME,...", help="the usual ones if left out")
     add("--list", action="store_true", help="list the candidates and what they lack, and stop")
     add(
         "--scenarios",
@@ -97,18 +97,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _list(candidates: Iterable[Candidate]) -> None:
     for each in candidates:
         missing = each.missing()
-        state = f"lacks {', '.join(map(str, missing))}" if missing else "ready"
-        print(f"{each.name:<24} {state}")
+        ready = "ready" if each.by_default else "ready, if it is named"
+        state = f"lacks {', '.join(map(str, missing))}" if missing else ready
+        print(f"{each.name:<28} {state}")
 
 
 def _chosen(names: list[str] | None, candidates: dict[str, Candidate]) -> list[Candidate]:
-    """The candidates that were named, or all that are installed.
+    """The candidates that were named, or all of the usual ones that are installed.
 
     Raises:
         ValueError: A name is unknown, or what it names is not installed.
     """
     if names is None:
-        return [each for each in candidates.values() if not each.missing()]
+        return [each for each in candidates.values() if each.by_default and not each.missing()]
     for name in names:
         if name not in candidates:
             raise ValueError(f"No candidate {name}: there are {', '.join(candidates)}.")

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from peers import command
+from peers.candidates import all_candidates
+from peers.environments import Environments
 from peers.metrics import METRICS
 from peers.processes import session_members
 
@@ -38,6 +40,7 @@ def test_candidates_that_are_not_installed_are_listed_with_what_they_lack(
     assert command.main(["--list", "--environments", str(tmp_path)]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines[OURS] == "ready"
+    assert lines["realtime-serve:q4-kv8"] == "ready, if it is named"
     assert lines["llama.cpp:q4_1"] == f"lacks {tmp_path}/llama.cpp/build/bin/llama-server"
 
 
@@ -79,3 +82,16 @@ def test_a_run_that_is_stopped_stops_the_server_that_it_measures(
         process.terminate()
         assert process.wait() == 130
     assert session_members(int(server)) == []
+
+
+def test_without_names_only_the_usual_candidates_are_measured(
+    gguf_path: str, tmp_path: Path
+) -> None:
+    assert gguf_path
+    candidates = all_candidates(Environments(tmp_path))
+    chosen = command._chosen(None, candidates)
+    assert OURS in [each.name for each in chosen]
+    assert len(chosen) < len(candidates)
+    assert all(each.by_default for each in chosen)
+    named = "realtime-serve:q4-kv8"
+    assert [each.name for each in command._chosen([named], candidates)] == [named]
