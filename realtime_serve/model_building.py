@@ -21,7 +21,7 @@ from realtime_serve.runners import (
     LoadedRunner,
     load_runner,
     runner_of_network,
-    unused_on_torch,
+    unused_by_network,
 )
 from realtime_serve.text.model import TextModel, load_gguf_text, load_hf_text
 from realtime_serve.types import BatchConfig, ModelConfig
@@ -143,8 +143,9 @@ def model_from_network(
         raise ConfigError("A model made of your own network needs a name.", param="name")
 
     def load(notify: Notify, on_progress: OnProgress, before_piece: BeforePiece) -> Engine:
-        loaded = runner_of_network(network(), config)
-        for notice in unused_on_torch(config):
+        built = network()
+        loaded = runner_of_network(built, config)
+        for notice in unused_by_network(built, config):
             notify(notice)
         return _build_engine(loaded, text, config, batch_config, notify)
 

@@ -11,6 +11,7 @@ server whose models run natively starts without it, and keeps the memory that it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from realtime_serve._kernels import Transformer, cpu_levels, shared_compute_pool
@@ -161,11 +162,38 @@ def unused_on_torch(config: ModelConfig) -> list[str]:
         A sentence, or none.
     """
     keeps_weights = config.cache_dir not in {None, NO_CACHE_DIR}
-    unused = ["cache_dir"] * keeps_weights + ["share_weights"] * config.share_weights
-    if not unused:
+    is_set = {"cache_dir": keeps_weights, "share_weights": config.share_weights}
+    return _no_effect(is_set, "the network runs on torch, which packs no weights")
+
+
+def unused_by_network(network: CausalLM, config: ModelConfig) -> list[str]:
+    """What a person should know who has configured what a network of his own does not use.
+
+    Args:
+        network: It.
+        config: What `runner_of_network` has accepted.
+
+    Returns:
+        Sentences, those of `unused_on_torch` among them.
+    """
+    is_set = {
+        "path": config.path is not None,
+        "dtype": config.dtype not in {"auto", _name_of(network.dtype)},
+        "activation_dtype": config.activation_dtype != "auto",
+        "num_threads": config.num_threads is not None,
+    }
+    why = "a network of your own computes as you have built it"
+    return _no_effect(is_set, why) + unused_on_torch(config)
+
+
+def _no_effect(is_set: Mapping[str, bool], why: str) -> list[str]:
+    """A sentence about those settings that are set, if any is."""
+    names = [name for name, is_this_set in is_set.items() if is_this_set]
+    if not names:
         return []
-    names, verb = " and ".join(unused), "has" if len(unused) == 1 else "have"
-    return [f"{names} {verb} no effect: the network runs on torch, which packs no weights."]
+    *others, last = names
+    subject = f"{', '.join(others)} and {last} have" if others else f"{last} has"
+    return [f"{subject} no effect: {why}."]
 
 
 def choose_path(config: ModelConfig, llama: LlamaConfig) -> Path:
@@ -272,13 +300,18 @@ def _load_in_torch(
 
 
 def _require_kv_cache_of_torch(config: ModelConfig, dtype: torch.dtype) -> None:
-    kept_in = str(dtype).removeprefix("torch.")
+    kept_in = _name_of(dtype)
     if config.kv_cache_dtype not in {"auto", kept_in}:
         raise ConfigError(
             f"kv_cache_dtype is {config.kv_cache_dtype!r}, but this network runs on torch, where "
             f"keys and values have the dtype of the network, {kept_in}: leave kv_cache_dtype out.",
             param="kv_cache_dtype",
         )
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    """As settings spell it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def _run_in_torch(network: CausalLM, level: str, max_model_len: int) -> LoadedRunner:

@@ -33,6 +33,7 @@ from realtime_serve.runners import (
     choose_path,
     load_runner,
     runner_of_network,
+    unused_by_network,
     unused_on_torch,
 )
 from realtime_serve.types import (
@@ -356,3 +357,36 @@ def test_the_context_of_a_network_of_ones_own_can_be_cut_but_not_stretched() -> 
     assert runner_of_network(HistoryModel(64), config).max_model_len == 40
     longer = dataclasses.replace(config, max_model_len=1000)
     assert runner_of_network(HistoryModel(64), longer).max_model_len == 64
+
+
+@pytest.mark.parametrize(
+    ("fields", "subject"),
+    [
+        ({"dtype": "bfloat16"}, "dtype has"),
+        ({"num_threads": 1, "path": "/model.gguf"}, "path and num_threads have"),
+        (
+            {"dtype": "q4", "activation_dtype": "int8", "num_threads": 1},
+            "dtype, activation_dtype and num_threads have",
+        ),
+    ],
+)
+def test_a_network_of_ones_own_says_which_settings_it_does_not_use(
+    fields: dict[str, Any], subject: str
+) -> None:
+    expected = f"{subject} no effect: a network of your own computes as you have built it."
+    assert unused_by_network(HistoryModel(), ModelConfig(**fields)) == [expected]
+
+
+def test_a_network_of_ones_own_says_nothing_of_settings_that_are_as_it_is() -> None:
+    network = HistoryModel()
+    assert network.dtype is torch.float32
+    config = ModelConfig(name="own", dtype="float32", device="cpu", max_model_len=40)
+    assert unused_by_network(network, config) == []
+    assert unused_by_network(network, ModelConfig()) == []
+
+
+def test_a_network_of_ones_own_packs_no_weights_either() -> None:
+    config = ModelConfig(num_threads=1, share_weights=True)
+    own, torchs = unused_by_network(HistoryModel(), config)
+    assert own.startswith("num_threads has no effect")
+    assert [torchs] == unused_on_torch(config)
