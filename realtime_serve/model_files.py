@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,11 +21,12 @@ from realtime_serve.engine.host_memory import free_memory_bytes
 from realtime_serve.engine.packing import PackedDType, Packing
 from realtime_serve.engine.packing_child import MEMORY_KEY, CacheError
 from realtime_serve.errors import ModelLoadError
-from realtime_serve.types import NO_CACHE_DIR
+from realtime_serve.types import NO_CACHE_DIR, size_text
 from realtime_serve.weights.checkpoint import Checkpoint
 from realtime_serve.weights.packed_cache import PackedCache
 from realtime_serve.weights.packed_file import (
     BeforePiece,
+    NoRoomForCopyError,
     PackedFileError,
     PackedLayout,
     PackedWeights,
@@ -79,7 +81,6 @@ def load_packed(
     sections = Packing(checkpoint, dtype).sections
     directory = cache_directory(cache_dir)
     if directory is not None:
-        shared = share or not _fit_large_pages(data_nbytes(sections))
         try:
             return _from_cache(
                 checkpoint,
@@ -88,7 +89,7 @@ def load_packed(
                 directory,
                 on_progress,
                 before_piece=before_piece,
-                shared=shared,
+                share=share,
             )
         except CacheError as error:
             checkpoint.notices.append(
@@ -119,12 +120,6 @@ def cache_directory(cache_dir: str | None) -> Path | None:
     return Path(caches, "realtime-serve") if os.path.isabs(caches) else None
 
 
-def _fit_large_pages(nbytes: int) -> bool:
-    """A copy in each worker is not worth that a KV cache, or another worker, finds no memory."""
-    copies_nbytes = nbytes * num_worker_processes()
-    return has_large_pages() and copies_nbytes <= MAX_COPIED_SHARE * free_memory_bytes()
-
-
 def _from_cache(
     checkpoint: Checkpoint,
     dtype: PackedDType,
@@ -133,13 +128,20 @@ def _from_cache(
     on_progress: OnProgress,
     *,
     before_piece: BeforePiece,
-    shared: bool,
+    share: bool,
 ) -> PackedWeights:
     cache = PackedCache(directory)
+
+    def open_file(key: str) -> PackedWeights:
+        read = partial(cache.open, key, sections, before_piece)
+        if share or not has_large_pages():
+            return read(shared=True)
+        return _copy_or_map(read, data_nbytes(sections), checkpoint.notices)
+
     with contextlib.suppress(OSError, PackedFileError):  # whatever it is, the child says it
         key = cache.known_key(checkpoint.files, sections)
         if key is not None:
-            return cache.open(key, sections, before_piece, shared=shared)
+            return open_file(key)
     arguments = [checkpoint.path, "--dtype", dtype, "--cache", os.fspath(directory)]
     try:
         key = _run_packing_child(arguments, None, on_progress)
@@ -147,9 +149,39 @@ def _from_cache(
         cache.remove_unfinished()
         raise
     try:
-        return cache.open(key, sections, before_piece, shared=shared)
+        return open_file(key)
     except PackedFileError as error:
         raise CacheError(f"{directory}: {error}") from error
+
+
+def _copy_or_map(
+    read: Callable[..., PackedWeights], nbytes: int, notices: list[str]
+) -> PackedWeights:
+    """A copy of the file, or, where memory is short, the file itself and a notice."""
+    shortage = _shortage(nbytes)
+    if shortage is None:
+        try:
+            return read(shared=False)
+        except NoRoomForCopyError:
+            shortage = "this process may not have a copy of its own"
+    weights = read(shared=True)
+    notices.append(
+        "Memory is short, so the packed weights are mapped from their file, where they are read "
+        f"up to a quarter slower: {shortage}."
+    )
+    return weights
+
+
+def _shortage(nbytes: int) -> str | None:
+    """Why copies would leave a KV cache, or another worker, no memory; None if they do not."""
+    num_copies, free_bytes = num_worker_processes(), free_memory_bytes()
+    if num_copies * nbytes <= MAX_COPIED_SHARE * free_bytes:
+        return None
+    copies = "a copy" if num_copies == 1 else f"a copy in each of {num_copies} workers"
+    return (
+        f"{copies} ({size_text(nbytes)}) would take more than {MAX_COPIED_SHARE:.0%} of the "
+        f"memory that is free ({size_text(free_bytes)})"
+    )
 
 
 def _into_memory(

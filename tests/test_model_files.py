@@ -40,8 +40,10 @@ def no_memory(nbytes):
     raise OSError(12, "Cannot allocate memory")
 
 packed_file._large_pages = no_memory
-weights = load_packed(open_checkpoint(sys.argv[1]), "q8", sys.argv[2], lambda _: 1 / 0)
+checkpoint = open_checkpoint(sys.argv[1])
+weights = load_packed(checkpoint, "q8", sys.argv[2], lambda _: 1 / 0)
 print("mapped" if ".packed" in Path("/proc/self/maps").read_text() else "copied")
+print(*checkpoint.notices)
 """
 
 
@@ -62,12 +64,13 @@ def is_mapped_from(cache: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("share", "has_large_pages", "free_bytes", "is_mapped"),
+    ("share", "has_large_pages", "free_bytes", "is_mapped", "num_notices"),
     [
-        (False, True, 2**40, False),
-        (True, True, 2**40, True),
-        (False, False, 2**40, True),
-        (False, True, 1000, True),
+        (False, True, 2**40, False, 0),
+        (True, True, 2**40, True, 0),
+        (True, True, 1000, True, 0),
+        (False, False, 1000, True, 0),
+        (False, True, 1000, True, 1),
     ],
 )
 def test_weights_are_mapped_if_they_are_shared_or_large_pages_are_missing_or_memory_is_short(
@@ -76,15 +79,19 @@ def test_weights_are_mapped_if_they_are_shared_or_large_pages_are_missing_or_mem
     has_large_pages: bool,
     free_bytes: int,
     is_mapped: bool,
+    num_notices: int,
     model: Path,
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Only the last is nothing that anybody has chosen, and said so."""
     monkeypatch.setattr(model_files, "has_large_pages", lambda: has_large_pages)
     monkeypatch.setattr(model_files, "free_memory_bytes", lambda: free_bytes)
     checkpoint = open_checkpoint(str(model))
     weights = load_packed(checkpoint, "q8", str(cache), lambda _: None, share=share)
     assert is_mapped_from(cache) is is_mapped
+    assert len([each for each in checkpoint.notices if "mapped" in each]) == num_notices
+    assert len(checkpoint.notices) == num_notices
     del weights
 
 
@@ -103,8 +110,11 @@ def test_weights_are_mapped_if_memory_is_short_for_a_copy_in_each_worker(
     monkeypatch.setattr(model_files, "has_large_pages", lambda: True)
     monkeypatch.setattr(model_files, "free_memory_bytes", lambda: free_bytes)
     monkeypatch.setattr(model_files, "num_worker_processes", lambda: num_workers)
-    weights = load_packed(open_checkpoint(str(model)), "q8", str(cache), lambda _: None)
+    checkpoint = open_checkpoint(str(model))
+    weights = load_packed(checkpoint, "q8", str(cache), lambda _: None)
     assert is_mapped_from(cache) is is_mapped
+    said = [f"a copy in each of {num_workers} workers" in each for each in checkpoint.notices]
+    assert said == [True] * is_mapped
     del weights
 
 
@@ -114,7 +124,11 @@ def test_weights_are_mapped_where_this_process_may_have_no_more_memory_of_its_ow
     Load(model, cache)
     arguments = [sys.executable, "-c", WITHOUT_MEMORY, str(model), str(cache)]
     result = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
-    assert result.stdout == "mapped\n", result.stderr
+    assert result.returncode == 0, result.stderr
+    outcome, notice = result.stdout.splitlines()
+    assert outcome == "mapped"
+    assert "mapped from their file" in notice
+    assert "this process may not have a copy" in notice
 
 
 def test_a_model_is_packed_once(model: Path, cache: Path) -> None:

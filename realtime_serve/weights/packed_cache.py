@@ -104,6 +104,7 @@ class PackedCache:
 
         Raises:
             PackedFileError: They are not there, or damaged.
+            NoRoomForCopyError: They are not to be shared, and cannot be copied.
         """
         path = self._path(key)
         layout = PackedLayout(key, sections)

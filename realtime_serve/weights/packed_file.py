@@ -56,6 +56,10 @@ class PackedFileError(Exception):
     """Not the packed file that is wanted; the message says why. Build it again."""
 
 
+class NoRoomForCopyError(Exception):
+    """This process may not have as much memory of its own as a packed file takes: map it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
     """One part of packed weights.
@@ -209,6 +213,7 @@ def open_packed(
 
     Raises:
         PackedFileError: It is missing, damaged, or not what is wanted.
+        NoRoomForCopyError: It cannot be copied; it may be there to be mapped.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -241,8 +246,8 @@ def _copy_packed(descriptor: int, layout: PackedLayout, before_piece: BeforePiec
     _check_size(descriptor, layout)
     try:
         memory = _large_pages(layout.nbytes)
-    except OSError:  # there is a limit to this process's own memory: what is shared has none
-        return _map_packed(descriptor, layout, before_piece)
+    except OSError as error:  # a process's own memory can have a limit; what is shared has none
+        raise NoRoomForCopyError from error
     view = memoryview(memory)
     for start in range(0, layout.nbytes, PIECE_BYTES):
         before_piece()
