@@ -9,8 +9,6 @@ before a fork.
 from __future__ import annotations
 
 import logging
-import os
-import threading
 from collections.abc import Sequence
 
 from flask import Blueprint, Flask
@@ -19,7 +17,6 @@ from realtime_serve.api.health import health_blueprint
 from realtime_serve.api.hooks import answer_errors, run_chain, run_chain_for_unknown_paths
 from realtime_serve.api.openai import openai_blueprint
 from realtime_serve.config import load_config
-from realtime_serve.errors import NotReadyError, ServeError
 from realtime_serve.middleware import (
     MetricsCollector,
     Middleware,
@@ -27,16 +24,11 @@ from realtime_serve.middleware import (
     RateLimiter,
     RequestLogger,
 )
-from realtime_serve.native import Lock
+from realtime_serve.model_opening import ModelOpening
 from realtime_serve.server import InferenceServer
 from realtime_serve.types import ServerConfig
 
-logger = logging.getLogger("realtime_serve")
-
 EXTENSION = "realtime_serve"
-
-OPENING_RETRY_S = 2.0
-"""Opening the default model takes about a second."""
 
 
 class RealtimeServe:
@@ -68,8 +60,7 @@ class RealtimeServe:
         self.server = server
         self.metrics = MetricsCollector(server.registry.all)
         self.chain = MiddlewareChain([*self._own_middleware(), *middleware])
-        self._claim_lock = Lock()
-        self._claimed_by: int | None = None
+        self._opening = ModelOpening(server)
         if app is not None:
             self.init_app(app, url_prefix=url_prefix)
 
@@ -88,9 +79,9 @@ class RealtimeServe:
     def blueprints(self, name: str = EXTENSION) -> list[Blueprint]:
         """Fresh blueprints of all routes, for apps that register them by themselves."""
         openai = openai_blueprint(self.server, name)
-        run_chain(openai, self.chain, self._require_model)
+        run_chain(openai, self.chain, self._opening.require)
         health = health_blueprint(self.server, self.metrics, name)
-        health.before_request(self._start_aside)
+        health.before_request(self._opening.start_aside)
         return [openai, health]
 
     def start(self) -> None:
@@ -101,43 +92,7 @@ class RealtimeServe:
         Raises:
             ServeError: The model's files cannot be used.
         """
-        if self._claim():
-            self._register()
-
-    def _start_aside(self) -> None:
-        """As start, in a thread or greenlet of its own: opening a model takes a second."""
-        if self._claim():
-            threading.Thread(target=self._register_and_log, daemon=True).start()
-
-    def _require_model(self) -> None:
-        """Start if that is to be done, and refuse requests until a model is registered."""
-        self._start_aside()
-        if len(self.server.registry) == 0:
-            raise NotReadyError(
-                "The model's files are being opened. Retry later.", retry_after_s=OPENING_RETRY_S
-            )
-
-    def _claim(self) -> bool:
-        """True for the one caller in this process that has to register the model."""
-        if self._claimed_by == os.getpid() or len(self.server.registry) > 0:
-            return False
-        with self._claim_lock:
-            claimed = self._claimed_by != os.getpid()
-            self._claimed_by = os.getpid()
-        return claimed
-
-    def _register(self) -> None:
-        try:
-            self.server.register_model(wait=False)
-        except Exception:
-            self._claimed_by = None  # the next request tries again
-            raise
-
-    def _register_and_log(self) -> None:
-        try:
-            self._register()
-        except ServeError as error:
-            logger.error("The model cannot be served: %s", error.message)
+        self._opening.start()
 
     def _own_middleware(self) -> list[Middleware]:
         config = self.server.config

@@ -25,6 +25,7 @@ from realtime_serve import (
     create_app,
 )
 from realtime_serve.errors import ServeError
+from realtime_serve.model_opening import REOPEN_AFTER_S
 from support.scripted_servers import EndlessAlphabet, alphabet_server, serve, wait_until
 
 COMPLETIONS = "/v1/completions"
@@ -182,9 +183,11 @@ def test_a_model_that_cannot_be_opened_is_503_and_the_app_lives_on(tmp_path: Pat
     app = create_app(ServerConfig(model=str(tmp_path / "absent.gguf")))
     client = app.test_client()
     assert client.get("/health/live").status_code == 200
+    wait_until(lambda: "absent.gguf does not exist" in client.post(COMPLETIONS).text)
     answer = client.post(COMPLETIONS, json=body())
     assert answer.status_code == 503
-    assert int(answer.headers["Retry-After"]) >= 1
+    assert str(tmp_path) not in answer.text
+    assert 1 <= int(answer.headers["Retry-After"]) <= REOPEN_AFTER_S
     assert client.get("/health/ready").status_code == 503
 
 

@@ -1,0 +1,120 @@
+"""ModelOpening: the configured model is opened once in a process, and again where that failed.
+
+Nobody is to wait for it: whoever needs the model starts it aside, and is refused until it is
+there. Its files may appear at any time, so what has failed is tried again; but not for each
+request or probe that comes, for to read them and to fail may take long.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from realtime_serve.errors import NotReadyError, ServeError
+from realtime_serve.native import Lock
+from realtime_serve.public_reason import public_reason, without_directories
+from realtime_serve.server import InferenceServer
+
+logger = logging.getLogger("realtime_serve")
+
+OPENING_RETRY_S = 2.0
+"""Opening the default model takes about a second."""
+
+REOPEN_AFTER_S = 5.0
+"""After a failure: seldom enough to cost nothing, and often enough for whoever puts it right."""
+
+
+class _Failure(NamedTuple):
+    """The last attempt: why it failed, as anybody may read, and when another one may follow."""
+
+    reason: str
+    reopen_at_s: float
+
+
+class ModelOpening:
+    """Opens the configured model of a server, unless models are registered already.
+
+    Any thread may call any method. It starts no thread before it is asked to, so that it may be
+    made before a fork.
+
+    Args:
+        server: Where the model is registered.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self, server: InferenceServer, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._server = server
+        self._clock = clock
+        self._lock = Lock()
+        self._claimed_by: int | None = None
+        self._failure: _Failure | None = None
+
+    def start(self) -> None:
+        """Open the model and start loading it, however lately that has failed.
+
+        Raises:
+            ServeError: The model's files cannot be used.
+        """
+        if self._claim():
+            self._register()
+
+    def start_aside(self) -> None:
+        """As `start`, in a thread or greenlet of its own, and not soon after a failure."""
+        failure = self._failure
+        is_due = failure is None or self._clock() >= failure.reopen_at_s
+        if is_due and self._claim():
+            threading.Thread(target=self._register_and_log, daemon=True).start()
+
+    def require(self) -> None:
+        """Start aside if that is to be done, and refuse requests until a model is registered.
+
+        Raises:
+            NotReadyError: None is; the message says why if it could not be opened.
+        """
+        self.start_aside()
+        if len(self._server.registry) == 0:
+            raise self._not_ready()
+
+    def _not_ready(self) -> NotReadyError:
+        failure = self._failure
+        if failure is None:
+            return NotReadyError(
+                "The model's files are being opened. Retry later.", retry_after_s=OPENING_RETRY_S
+            )
+        return NotReadyError(
+            f"The model cannot be served: {failure.reason} Retry later.",
+            retry_after_s=max(OPENING_RETRY_S, failure.reopen_at_s - self._clock()),
+        )
+
+    def _claim(self) -> bool:
+        """True for the one caller in this process that has to register the model."""
+        if self._claimed_by == os.getpid() or len(self._server.registry) > 0:
+            return False
+        with self._lock:
+            claimed = self._claimed_by != os.getpid()
+            self._claimed_by = os.getpid()
+        return claimed
+
+    def _register(self) -> None:
+        try:
+            self._server.register_model(wait=False)
+        except Exception as error:
+            reason = without_directories(public_reason(error), self._server.config.model)
+            self._failure = _Failure(reason, self._clock() + REOPEN_AFTER_S)
+            self._claimed_by = None
+            raise
+        self._failure = None
+
+    def _register_and_log(self) -> None:
+        try:
+            self._register()
+        except ServeError as error:
+            logger.error("The model cannot be served: %s", error.message)
+        except Exception:
+            logger.exception("The model cannot be served")

@@ -1,0 +1,140 @@
+"""The configured model is opened once, says why where that failed, and is then tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from realtime_serve import InferenceServer, ServerConfig
+from realtime_serve.errors import ModelLoadError, NotReadyError
+from realtime_serve.model_opening import OPENING_RETRY_S, REOPEN_AFTER_S, ModelOpening
+from support.scripted_servers import alphabet_server, wait_until
+
+
+class Opening:
+    """Of a server whose file is not there, with a clock that somebody moves."""
+
+    def __init__(self, server: InferenceServer, caplog: pytest.LogCaptureFixture) -> None:
+        self.now_s = 1000.0
+        self.opening = ModelOpening(server, clock=lambda: self.now_s)
+        self._caplog = caplog
+
+    @property
+    def num_failures(self) -> int:
+        """Those that were started aside, and have ended with a line in the log."""
+        messages = [each.getMessage() for each in self._caplog.records]
+        return len([each for each in messages if "cannot be served" in each])
+
+    def refusal(self) -> NotReadyError:
+        with pytest.raises(NotReadyError) as caught:
+            self.opening.require()
+        return caught.value
+
+    def fail(self) -> NotReadyError:
+        """Open it aside, wait until that has failed, and be refused."""
+        num_before = self.num_failures
+        self.opening.start_aside()
+        wait_until(lambda: self.num_failures > num_before)
+        return self.refusal()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "secret" / "model.gguf"
+
+
+@pytest.fixture
+def server(path: Path, tmp_path: Path) -> Iterator[InferenceServer]:
+    config = ServerConfig(model=str(path), dtype="q4", cache_dir=str(tmp_path / "cache"))
+    with InferenceServer(config) as server:
+        yield server
+
+
+@pytest.fixture
+def absent(server: InferenceServer, caplog: pytest.LogCaptureFixture) -> Opening:
+    return Opening(server, caplog)
+
+
+def test_requests_hear_why_the_files_cannot_be_opened_and_when_to_come_again(
+    absent: Opening,
+) -> None:
+    assert absent.fail().message == (
+        "The model cannot be served: model.gguf does not exist; give a GGUF file or a Hugging "
+        "Face model directory. Retry later."
+    )
+    assert absent.refusal().retry_after_s == REOPEN_AFTER_S
+    absent.now_s += REOPEN_AFTER_S - OPENING_RETRY_S - 1
+    assert absent.refusal().retry_after_s == OPENING_RETRY_S + 1
+    absent.now_s += OPENING_RETRY_S
+    assert absent.refusal().retry_after_s == OPENING_RETRY_S
+
+
+def test_files_that_cannot_be_opened_are_not_read_again_for_each_who_asks(
+    absent: Opening,
+) -> None:
+    absent.fail()
+    absent.now_s += REOPEN_AFTER_S - 0.001
+    for _ in range(20):
+        absent.opening.start_aside()
+        absent.refusal()
+    with pytest.raises(ModelLoadError):  # nothing is being opened, which would hinder this
+        absent.opening.start()
+    assert absent.num_failures == 1
+    absent.now_s += REOPEN_AFTER_S
+    absent.fail()
+    assert absent.num_failures == 2
+
+
+def test_a_model_whose_files_appear_is_served_without_anybodys_help(
+    absent: Opening, server: InferenceServer, path: Path, gguf_path: str
+) -> None:
+    absent.fail()
+    path.parent.mkdir()
+    path.symlink_to(gguf_path)
+    absent.refusal()
+    absent.now_s += REOPEN_AFTER_S
+    absent.opening.start_aside()
+    wait_until(lambda: len(server.registry) == 1)
+    absent.opening.require()
+
+
+def test_what_is_asked_for_outright_is_tried_however_lately_it_failed(
+    absent: Opening, server: InferenceServer, path: Path, gguf_path: str
+) -> None:
+    for _ in range(2):
+        with pytest.raises(ModelLoadError, match="secret"):
+            absent.opening.start()
+    path.parent.mkdir()
+    path.symlink_to(gguf_path)
+    absent.opening.start()
+    assert len(server.registry) == 1
+
+
+def test_of_an_error_that_is_not_ours_only_the_log_says_more(
+    absent: Opening, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def explode(*_: object) -> None:
+        raise OSError("/srv/secret/path")
+
+    monkeypatch.setattr("realtime_serve.server.model_from_files", explode)
+    assert "OSError. The server's log says more. Retry" in absent.fail().message
+    assert "/srv/secret/path" in caplog.text
+
+
+def test_while_files_are_opened_nobody_waits(
+    absent: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threading.Thread.start", lambda _: None)
+    refusal = absent.refusal()
+    assert refusal.message == "The model's files are being opened. Retry later."
+    assert refusal.retry_after_s == OPENING_RETRY_S
+
+
+def test_where_a_model_is_registered_the_configured_one_is_not_opened() -> None:
+    with alphabet_server(ServerConfig(model="/absent.gguf")) as server:
+        opening = ModelOpening(server)
+        opening.start()
+        opening.require()
+        assert len(server.registry) == 1
