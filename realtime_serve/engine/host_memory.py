@@ -1,8 +1,9 @@
 """How much memory there is for this process: that of the machine, and of its control group.
 
 A container is told of its limit by a control group only; /proc/meminfo shows it the whole
-machine. Page cache counts as free, whether it was used lately or not: the kernel drops it
-before it kills anybody.
+machine. A group may have two limits, and the lower one counts: above memory.high the kernel
+kills nobody, but slows the group down until hardly anything in it moves. Page cache counts as
+free, whether it was used lately or not: the kernel drops it before it kills anybody.
 """
 
 from __future__ import annotations
@@ -32,18 +33,21 @@ class _ControlGroupFiles(NamedTuple):
     """Where one version of control groups keeps its figures."""
 
     mount: str
-    limit: str
+    limits: tuple[str, ...]
     usage: str
     reclaimable: frozenset[str]  # keys of memory.stat
 
 
 _VERSIONS = {
     "": _ControlGroupFiles(
-        "sys/fs/cgroup", "memory.max", "memory.current", frozenset({"active_file", "inactive_file"})
+        "sys/fs/cgroup",
+        ("memory.high", "memory.max"),
+        "memory.current",
+        frozenset({"active_file", "inactive_file"}),
     ),
     "memory": _ControlGroupFiles(
         "sys/fs/cgroup/memory",
-        "memory.limit_in_bytes",
+        ("memory.limit_in_bytes",),
         "memory.usage_in_bytes",
         frozenset({"total_active_file", "total_inactive_file"}),
     ),
@@ -108,8 +112,8 @@ def _with_parents(path: str) -> list[PurePath]:
 
 def _limit(group: Path, files: _ControlGroupFiles) -> int | None:
     """What a group may take; None if it has no limit, or is not to be seen."""
-    lines = _lines(group / files.limit)
-    return int(lines[0]) if lines and lines[0] != "max" else None
+    texts = [line for name in files.limits for line in _lines(group / name)]
+    return min((int(text) for text in texts if text != "max"), default=None)
 
 
 def _group_free(group: Path, files: _ControlGroupFiles) -> int | None:

@@ -24,10 +24,11 @@ def machine(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def group(folder: str, limit: str, usage: int) -> dict[str, str]:
+def group(folder: str, limit: str, usage: int, high: str = "max") -> dict[str, str]:
     """A version 2 group with 100 reclaimable bytes, 40 of which were used lately."""
     return {
         f"{folder}/memory.max": f"{limit}\n",
+        f"{folder}/memory.high": f"{high}\n",
         f"{folder}/memory.current": f"{usage}\n",
         f"{folder}/memory.stat": "anon 7\ninactive_file 60\nactive_file 40\n",
     }
@@ -43,6 +44,14 @@ def test_a_limited_group_leaves_its_limit_less_what_is_used_and_not_reclaimable(
 ) -> None:
     files = {"proc/self/cgroup": "0::/a/b\n", **group(folder, "5000", 3000)}
     assert free_memory_bytes(machine(tmp_path, files)) == 5000 - 3000 + 100
+
+
+@pytest.mark.parametrize(("limit", "high"), [("5000", "9000"), ("9000", "5000"), ("max", "5000")])
+def test_of_a_groups_two_limits_the_lower_one_counts(limit: str, high: str, tmp_path: Path) -> None:
+    files = {"proc/self/cgroup": "0::/a\n", **group("sys/fs/cgroup/a", limit, 3000, high)}
+    memory = host_memory(machine(tmp_path, files))
+    assert memory.free_bytes == 5000 - 3000 + 100
+    assert memory.capacity_bytes == 5000
 
 
 def test_the_older_version_of_control_groups_is_read_too(tmp_path: Path) -> None:
