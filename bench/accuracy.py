@@ -16,13 +16,14 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from outcome import exit_code_of
+from outcome import PrintRow, exit_code_of
 from realtime_serve._kernels import Transformer, cpu_levels, shared_compute_pool
 from realtime_serve.default_model import default_model_path
 from realtime_serve.engine.native_runner import activation_format, kv_format
@@ -354,13 +355,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Its arguments; the process's own when None.
 
     Returns:
-        The exit code: 0, or 2 if nothing could be measured.
+        The exit code: see `exit_code_of`.
     """
     args = argument_parser().parse_args(argv)
-    return exit_code_of(lambda: print_table(args))
+    return exit_code_of(partial(print_table, args))
 
 
-def print_table(args: argparse.Namespace) -> None:
+def print_table(args: argparse.Namespace, print_row: PrintRow) -> None:
     """Open the model, measure, and print the rows as they come.
 
     Raises:
@@ -378,7 +379,7 @@ def print_table(args: argparse.Namespace) -> None:
         f"of {WINDOW_TOKENS}; float32 is that of level {cpu_levels()[-1]}.\n\n{HEADER}"
     )
     for line in measure(checkpoint, token_ids, args.levels, args.kv_cache_dtype):
-        print(line, flush=True)
+        print_row(line)
 
 
 if __name__ == "__main__":

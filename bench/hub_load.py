@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 import sys
@@ -20,13 +21,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import gevent.monkey
 
-from outcome import exit_code_of
+from outcome import PrintRow, exit_code_of
 from realtime_serve.errors import ServeError
 from realtime_serve.model import Model
 from realtime_serve.server import new_request_id
@@ -286,32 +288,47 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--model", help="GGUF file or directory; without it, the default model")
     add("--dtype", choices=DTYPES, default="auto", help="arithmetic of the network")
     add("--streams", type=_counts, default="1,4,16", help="streams at once, with commas between")
-    add("--tokens", type=_tokens, default=128, help="tokens of each stream")
-    add("--repeats", type=_positive, default=3, help="runs of each kind, in turns")
+    add("--tokens", type=_at_least(WARM_UP_TOKENS + 1), default=128, help="tokens of each stream")
+    add("--repeats", type=_at_least(1), default=3, help="runs of each kind, in turns")
     add("--gevent", action="store_true", help="all streams in one hub, instead of threads")
-    add("--busy-ms", type=float, default=5.0, help="the hub burns Python for so long")
-    add("--period-ms", type=float, default=10.0, help="and again so long after it began")
+    add("--busy-ms", type=_milliseconds, default=5.0, help="the hub burns Python for so long")
+    add("--period-ms", type=_milliseconds, default=10.0, help="and again so long after it began")
     add("--seed", type=int, default=0, help="fixes the prompts")
     add("--json", type=Path, metavar="FILE", help="write the figures there, too")
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+def _at_least(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {minimum} on")
+        return int(text)
 
-
-def _tokens(text: str) -> int:
-    value = int(text)
-    if value <= WARM_UP_TOKENS:
-        raise argparse.ArgumentTypeError(f"must be more than {WARM_UP_TOKENS}")
-    return value
+    return parse
 
 
 def _counts(text: str) -> list[int]:
-    return [_positive(each) for each in text.split(",")]
+    return [_at_least(1)(each) for each in text.split(",")]
+
+
+def _milliseconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time above 0")
+    return value
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, checked; a wrong one ends the process with a sentence.
+
+    Args:
+        argv: Them; the process's own when None.
+    """
+    parser = argument_parser()
+    options = parser.parse_args(argv)
+    if options.busy_ms > options.period_ms:
+        parser.error("--busy-ms is more than --period-ms: a hub cannot be busier than always")
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -321,16 +338,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Its arguments; the process's own when None.
 
     Returns:
-        The exit code: 0, or 2 if nothing could be measured.
+        The exit code: see `exit_code_of`.
     """
-    options = argument_parser().parse_args(argv)
+    options = parse_arguments(argv)
     if options.gevent:
         gevent.monkey.patch_all()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    return exit_code_of(lambda: measure_model(options))
+    return exit_code_of(partial(measure_model, options))
 
 
-def measure_model(options: argparse.Namespace) -> None:
+def measure_model(options: argparse.Namespace, print_row: PrintRow) -> None:
     """Open the model, measure, and print the figures.
 
     Raises:
@@ -345,13 +362,15 @@ def measure_model(options: argparse.Namespace) -> None:
     model.start()
     try:
         model.wait_ready()
-        report(model, measure(model, times, options, load), options)
+        report(model, measure(model, times, options, load), options, print_row)
     finally:
         model.stop()
         model.join()
 
 
-def report(model: Model, levels: Iterator[Level], options: argparse.Namespace) -> None:
+def report(
+    model: Model, levels: Iterator[Level], options: argparse.Namespace, print_row: PrintRow
+) -> None:
     """Print the levels as they come, and write them if that was asked for.
 
     Raises:
@@ -371,7 +390,7 @@ def report(model: Model, levels: Iterator[Level], options: argparse.Namespace) -
     print(", ".join(f"{name} {value}" for name, value in setting.items()), f"\n\n{HEADER}")
     done = []
     for level in levels:
-        print(level.row(), flush=True)
+        print_row(level.row())
         done.append(level.as_json())
     if options.json is not None:
         options.json.write_text(json.dumps({**setting, "levels": done}, indent=2) + "\n")

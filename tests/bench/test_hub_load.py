@@ -121,7 +121,43 @@ def test_what_cannot_be_measured_is_told(
     assert "Nothing measured" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argument", ["--streams=0", "--tokens=8", "--repeats=0"])
-def test_arguments_that_measure_nothing_are_refused(argument: str) -> None:
-    with pytest.raises(SystemExit):
-        hub_load.argument_parser().parse_args([argument])
+def test_rows_that_were_measured_before_something_failed_are_not_called_nothing(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", str(directory), "--dtype", "float32", "--streams", "1"]
+    arguments += [f"--tokens={NUM_TOKENS}", "--repeats=1", "--busy-ms=1", "--period-ms=2"]
+    assert hub_load.main([*arguments, "--json", str(tmp_path / "absent" / "file")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1].startswith("| 1 |")
+    assert "Nothing measured" not in printed.err
+    assert "absent" in printed.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--streams=0",
+        "--streams=1,,4",
+        "--tokens=8",
+        "--repeats=0",
+        "--repeats=1.5",
+        "--busy-ms=0",
+        "--busy-ms=-5",
+        "--busy-ms=nan",
+        "--period-ms=inf",
+        "--busy-ms=11 --period-ms=10",
+    ],
+)
+def test_arguments_that_measure_nothing_are_refused_by_name(
+    arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        hub_load.main(arguments.split())
+    assert caught.value.code == 2
+    assert arguments.partition("=")[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_hub_may_be_busy_all_of_the_time() -> None:
+    options = hub_load.parse_arguments(["--busy-ms=10", "--period-ms=10", "--streams=2"])
+    assert options.busy_ms == options.period_ms == 10
+    assert options.streams == [2]
