@@ -15,7 +15,7 @@ from realtime_serve.model_files import load_packed
 from realtime_serve.native import NativeThread
 from realtime_serve.weights import open_checkpoint
 from support.native_network import CONFIGS
-from support.packed_models import Load, packed_file, write_model
+from support.packed_models import Load, packed_file
 from support.tiny_models import random_model, write_gguf
 
 LOAD_TWICE = """
@@ -45,18 +45,6 @@ weights = load_packed(checkpoint, "q8", sys.argv[2], lambda _: 1 / 0)
 print("mapped" if ".packed" in Path("/proc/self/maps").read_text() else "copied")
 print(*checkpoint.notices)
 """
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path: Path = tmp_path / "model.gguf"
-    write_model(path)
-    return path
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
 
 
 def is_mapped_from(cache: Path) -> bool:

@@ -16,21 +16,8 @@ from realtime_serve.errors import ModelLoadError
 from realtime_serve.model_files import cache_directory, load_packed
 from realtime_serve.weights import open_checkpoint
 from support.native_network import CONFIGS
-from support.packed_models import Load, packed_file, write_model
+from support.packed_models import Load, packed_file
 from support.tiny_models import random_model, write_gguf
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path: Path = tmp_path / "model.gguf"
-    write_model(path)
-    return path
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
 
 # --- damage -------------------------------------------------------------------
 

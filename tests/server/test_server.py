@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,24 +37,10 @@ from support.scripted_servers import (
     EndlessAlphabet,
     Gate,
     GatedAlphabet,
-    alphabet_server,
     serve,
     text_of,
     wait_until,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[InferenceServer]:
-    with alphabet_server() as server:
-        yield server
-
-
-@pytest.fixture
-def endless() -> Iterator[InferenceServer]:
-    with serve(EndlessAlphabet) as server:
-        yield server
-
 
 # --- generating ---------------------------------------------------------------
 
@@ -271,7 +256,7 @@ def test_a_program_that_forgets_to_shut_down_exits_cleanly(name: str) -> None:
     """The thread is joined before the interpreter goes, in the middle of steps too."""
     code = "from support.scripted_servers import EndlessAlphabet, serve\n"
     code += "server = serve(EndlessAlphabet)\n" + SCRIPTS[name]
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[1]
     path = os.pathsep.join([str(tests), str(tests.parent / "examples")])
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +38,6 @@ from support.scripted_servers import (
     serve,
     text_of,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[InferenceServer]:
-    with alphabet_server() as server:
-        yield server
-
-
-@pytest.fixture
-def endless() -> Iterator[InferenceServer]:
-    with serve(EndlessAlphabet) as server:
-        yield server
 
 
 class Fragile(EndlessAlphabet):
