@@ -26,6 +26,7 @@ import numpy.typing as npt
 from outcome import PrintRow, exit_code_of
 from realtime_serve._kernels import Transformer, cpu_levels, shared_compute_pool
 from realtime_serve.default_model import default_model_path
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.engine.native_runner import activation_format, kv_format
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import BLOCK_SIZE, SamplingRow, ScheduledRows
@@ -262,7 +263,7 @@ def measure(
 
 
 def _pack(checkpoint: Checkpoint, dtype: PackedDType) -> PackedWeights:
-    return load_packed(checkpoint, dtype, NO_CACHE_DIR, lambda _: None)
+    return load_packed(checkpoint, dtype, NO_CACHE_DIR, LoadWatcher())
 
 
 def row(

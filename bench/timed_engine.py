@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from realtime_serve._token_ring import TokenRing
 from realtime_serve.default_model import default_model_path
 from realtime_serve.engine.interface import Engine, EngineStats, StepOutput
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.model import Model
 from realtime_serve.model_building import engine_loader, load_text
 from realtime_serve.types import BatchConfig, InferenceRequest, ModelConfig
@@ -91,8 +92,8 @@ def open_model(config: ModelConfig, max_streams: int, times: list[StepTime]) -> 
     batch_config = BatchConfig(max_num_seqs=max_streams, num_speculative_tokens=0)
     load = engine_loader(checkpoint, text, config, batch_config)
 
-    def load_timed(*told: Any) -> Engine:
-        return TimedEngine(load(*told), times)
+    def load_timed(watcher: LoadWatcher) -> Engine:
+        return TimedEngine(load(watcher), times)
 
     return Model(
         checkpoint.name, config=config, batch_config=batch_config, text=text, load=load_timed

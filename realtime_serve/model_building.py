@@ -14,9 +14,9 @@ from realtime_serve.default_model import default_model_path
 from realtime_serve.engine.engine import LLMEngine
 from realtime_serve.engine.interface import Engine
 from realtime_serve.engine.kv_cache_size import KVCacheLimit
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.errors import ConfigError
 from realtime_serve.model import Model
-from realtime_serve.model_files import OnProgress
 from realtime_serve.runners import (
     LoadedRunner,
     load_runner,
@@ -26,8 +26,7 @@ from realtime_serve.runners import (
 from realtime_serve.text.model import TextModel, load_gguf_text, load_hf_text
 from realtime_serve.types import BatchConfig, ModelConfig
 from realtime_serve.weights.checkpoint import Checkpoint, checkpoint_name, open_checkpoint
-from realtime_serve.weights.packed_file import BeforePiece
-from realtime_serve.worker import EngineLoader, Notify
+from realtime_serve.worker import EngineLoader
 from realtime_serve.worker_processes import num_worker_processes
 
 if TYPE_CHECKING:  # torch stays out of a server that needs none
@@ -109,11 +108,11 @@ def engine_loader(
         The loader; it raises ModelLoadError or ConfigError if the weights cannot be used so.
     """
 
-    def load(notify: Notify, on_progress: OnProgress, before_piece: BeforePiece) -> Engine:
-        loaded = load_runner(checkpoint, config, batch_config, on_progress, before_piece)
+    def load(watcher: LoadWatcher) -> Engine:
+        loaded = load_runner(checkpoint, config, batch_config, watcher)
         for notice in checkpoint.notices:
-            notify(notice)
-        return _build_engine(loaded, text, config, batch_config, notify)
+            watcher.notify(notice)
+        return _build_engine(loaded, text, config, batch_config, watcher)
 
     return load
 
@@ -142,12 +141,12 @@ def model_from_network(
     if config.name is None:
         raise ConfigError("A model made of your own network needs a name.", param="name")
 
-    def load(notify: Notify, on_progress: OnProgress, before_piece: BeforePiece) -> Engine:
+    def load(watcher: LoadWatcher) -> Engine:
         built = network()
         loaded = runner_of_network(built, config)
         for notice in unused_by_network(built, config):
-            notify(notice)
-        return _build_engine(loaded, text, config, batch_config, notify)
+            watcher.notify(notice)
+        return _build_engine(loaded, text, config, batch_config, watcher)
 
     return Model(config.name, config=config, batch_config=batch_config, text=text, load=load)
 
@@ -157,7 +156,7 @@ def _build_engine(
     text: TextModel,
     config: ModelConfig,
     batch_config: BatchConfig,
-    notify: Notify,
+    watcher: LoadWatcher,
 ) -> Engine:
     engine = LLMEngine(
         loaded.runner,
@@ -169,5 +168,5 @@ def _build_engine(
         clock=time.perf_counter,
     )
     for notice in engine.notices:
-        notify(notice)
+        watcher.notify(notice)
     return engine

@@ -14,10 +14,11 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from realtime_serve.child_process import PASSED_DESCRIPTOR, ChildProcess
 from realtime_serve.engine.host_memory import free_memory_bytes
+from realtime_serve.engine.load_watcher import LoadWatcher, OnProgress
 from realtime_serve.engine.packing import PackedDType, Packing
 from realtime_serve.engine.packing_child import MEMORY_KEY, CacheError
 from realtime_serve.errors import ModelLoadError
@@ -25,14 +26,12 @@ from realtime_serve.types import NO_CACHE_DIR, size_text
 from realtime_serve.weights.checkpoint import Checkpoint
 from realtime_serve.weights.packed_cache import PackedCache
 from realtime_serve.weights.packed_file import (
-    BeforePiece,
     NoRoomForCopyError,
     PackedFileError,
     PackedLayout,
     PackedWeights,
     Section,
     data_nbytes,
-    go_on,
     has_large_pages,
     move_to_memory,
 )
@@ -40,24 +39,20 @@ from realtime_serve.worker_processes import num_worker_processes
 
 PACKING_CHILD = "realtime_serve.engine.packing_child"
 
-OnProgress: TypeAlias = Callable[[float], None]
-"""Told often which share of the packing is done; what it raises ends the packing."""
-
 MAX_COPIED_SHARE = 0.5
 """Of the free memory, what the copies of all workers may take; greater ones are mapped and
 shared."""
 
 PROGRESS_INTERVAL_S = 0.1
-"""It is told at least this often, however long the child is silent: a stop is not to wait for a
-disk."""
+"""A watcher is told at least this often, however long the child is silent: a stop is not to wait
+for a disk."""
 
 
 def load_packed(
     checkpoint: Checkpoint,
     dtype: PackedDType,
     cache_dir: str | None,
-    on_progress: OnProgress,
-    before_piece: BeforePiece = go_on,
+    watcher: LoadWatcher,
     *,
     share: bool = False,
 ) -> PackedWeights:
@@ -68,8 +63,7 @@ def load_packed(
         dtype: What the weights are packed for.
         cache_dir: As `ModelConfig.cache_dir`. Where no file can be kept, the weights are
             packed into memory at each start.
-        on_progress: See `OnProgress`; not called if nothing has to be packed.
-        before_piece: See `open_packed`.
+        watcher: Whoever waits for it.
         share: As `ModelConfig.share_weights`.
 
     Returns:
@@ -82,15 +76,7 @@ def load_packed(
     directory = cache_directory(cache_dir)
     if directory is not None:
         try:
-            return _from_cache(
-                checkpoint,
-                dtype,
-                sections,
-                directory,
-                on_progress,
-                before_piece=before_piece,
-                share=share,
-            )
+            return _from_cache(checkpoint, dtype, sections, directory, watcher, share=share)
         except CacheError as error:
             checkpoint.notices.append(
                 f"Packed weights cannot be kept ({error}): each start packs them again."
@@ -100,7 +86,7 @@ def load_packed(
             "share_weights has no effect: no packed weights are kept (cache_dir), and only a file "
             "can be shared."
         )
-    return _into_memory(checkpoint, dtype, sections, on_progress, before_piece)
+    return _into_memory(checkpoint, dtype, sections, watcher)
 
 
 def cache_directory(cache_dir: str | None) -> Path | None:
@@ -125,15 +111,14 @@ def _from_cache(
     dtype: PackedDType,
     sections: Sequence[Section],
     directory: Path,
-    on_progress: OnProgress,
+    watcher: LoadWatcher,
     *,
-    before_piece: BeforePiece,
     share: bool,
 ) -> PackedWeights:
     cache = PackedCache(directory)
 
     def open_file(key: str) -> PackedWeights:
-        read = partial(cache.open, key, sections, before_piece)
+        read = partial(cache.open, key, sections, watcher.before_piece)
         if share or not has_large_pages():
             return read(shared=True)
         return _copy_or_map(read, data_nbytes(sections), checkpoint.notices)
@@ -144,7 +129,7 @@ def _from_cache(
             return open_file(key)
     arguments = [checkpoint.path, "--dtype", dtype, "--cache", os.fspath(directory)]
     try:
-        key = _run_packing_child(arguments, None, on_progress)
+        key = _run_packing_child(arguments, None, watcher.on_progress)
     except BaseException:  # the child may have been killed
         cache.remove_unfinished()
         raise
@@ -188,15 +173,15 @@ def _into_memory(
     checkpoint: Checkpoint,
     dtype: PackedDType,
     sections: Sequence[Section],
-    on_progress: OnProgress,
-    before_piece: BeforePiece,
+    watcher: LoadWatcher,
 ) -> PackedWeights:
     arguments = [checkpoint.path, "--dtype", dtype, "--descriptor", str(PASSED_DESCRIPTOR)]
     with open(os.memfd_create("packed-weights"), "r+b", buffering=0) as file:
-        key = _run_packing_child(arguments, file.fileno(), on_progress)
+        key = _run_packing_child(arguments, file.fileno(), watcher.on_progress)
         assert key == MEMORY_KEY
         try:
-            return move_to_memory(file.fileno(), PackedLayout(key, sections), before_piece)
+            layout = PackedLayout(key, sections)
+            return move_to_memory(file.fileno(), layout, watcher.before_piece)
         except PackedFileError as error:
             raise ModelLoadError(
                 f"{checkpoint.path} changed while it was loaded; start again."

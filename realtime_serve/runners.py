@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from realtime_serve._kernels import Transformer, cpu_levels, shared_compute_pool
 from realtime_serve.engine.checkpoint_fit import longest_sequence
 from realtime_serve.engine.host_memory import DeviceMemory, host_memory
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.engine.native_runner import NativeRunner, activation_format, kv_format
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import ModelRunner
 from realtime_serve.engine.speculation import max_samples
 from realtime_serve.engine.step_threads import choose_num_threads
 from realtime_serve.errors import ConfigError
-from realtime_serve.model_files import OnProgress, load_packed
+from realtime_serve.model_files import load_packed
 from realtime_serve.nn.llama_config import LlamaConfig
 from realtime_serve.nn.native_llama import NativeShape, unsupported_reason
 from realtime_serve.types import NO_CACHE_DIR, BatchConfig, CPULevel, DType, ModelConfig
 from realtime_serve.weights.checkpoint import Checkpoint
-from realtime_serve.weights.packed_file import BeforePiece, PackedWeights
+from realtime_serve.weights.packed_file import PackedWeights
 
 if TYPE_CHECKING:
     import torch
@@ -86,8 +87,7 @@ def load_runner(
     checkpoint: Checkpoint,
     config: ModelConfig,
     batch_config: BatchConfig,
-    on_progress: OnProgress,
-    before_piece: BeforePiece,
+    watcher: LoadWatcher,
 ) -> LoadedRunner:
     """Load a model's network.
 
@@ -95,9 +95,7 @@ def load_runner(
         checkpoint: The weights. What a person should know is added to its notices.
         config: Device, dtypes, CPU level, longest sequence, threads, cache.
         batch_config: Bounds the rows and the samples of a step.
-        on_progress: Told how far the packing is, if there is any to be done.
-        before_piece: Called before each piece of the weights is read; what it raises ends the
-            loading.
+        watcher: Whoever waits for it.
 
     Returns:
         The network.
@@ -112,18 +110,13 @@ def load_runner(
     if isinstance(path, NativePath):
         shape = NativeShape.from_config(llama)
         weights = load_packed(
-            checkpoint,
-            path.dtype,
-            config.cache_dir,
-            on_progress,
-            before_piece,
-            share=config.share_weights,
+            checkpoint, path.dtype, config.cache_dir, watcher, share=config.share_weights
         )
         runner = _native_runner(
             shape, weights, path, config, batch_config, notices=checkpoint.notices
         )
         return LoadedRunner(runner, max_model_len, host_memory())
-    return _load_in_torch(checkpoint, path, config, max_model_len, before_piece)
+    return _load_in_torch(checkpoint, path, config, max_model_len, watcher)
 
 
 def runner_of_network(network: CausalLM, config: ModelConfig) -> LoadedRunner:
@@ -284,7 +277,7 @@ def _load_in_torch(
     path: TorchPath,
     config: ModelConfig,
     max_model_len: int,
-    before_piece: BeforePiece,
+    watcher: LoadWatcher,
 ) -> LoadedRunner:
     from realtime_serve.engine.loader import choose_dtype, load_llm
     from realtime_serve.engine.torch_device import CPU, CudaSupport, require_cuda
@@ -295,7 +288,7 @@ def _load_in_torch(
     if path.notice is not None:
         checkpoint.notices.append(path.notice)
     checkpoint.notices.extend(unused_on_torch(config))
-    network = load_llm(checkpoint, config, device, before_piece)
+    network = load_llm(checkpoint, config, device, watcher.before_piece)
     return _run_in_torch(network, path.level, max_model_len)
 
 

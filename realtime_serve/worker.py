@@ -20,18 +20,15 @@ from typing import TypeAlias
 
 from realtime_serve.batch import BatchScheduler
 from realtime_serve.engine.interface import Engine, EngineStats, Finished
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.errors import EngineError, InvalidRequestError, NotReadyError, ServeError
 from realtime_serve.native import NativeThread, Parker
 from realtime_serve.public_reason import public_reason
 from realtime_serve.stream import StreamFeed
 from realtime_serve.types import FinishReason
 
-Notify: TypeAlias = Callable[[str], None]
-"""Takes a sentence for a person; safe on the inference thread, which may not log."""
-
-EngineLoader: TypeAlias = Callable[[Notify, Callable[[float], None], Callable[[], None]], Engine]
-"""Builds an engine on the inference thread. Where it takes long, it tells its second argument
-often which share is done, or calls its third; what these raise ends the loading."""
+EngineLoader: TypeAlias = Callable[[LoadWatcher], Engine]
+"""Builds an engine on the inference thread, which may not log: it tells the watcher."""
 
 MAX_NOTICES = 256
 """Bounds what an inference thread can tell a hub that is not listening."""
@@ -151,7 +148,7 @@ class InferenceThread:
         """The engine; None if there is none to serve, and then the state says why."""
         assert self._load is not None
         try:
-            return self._load(self.notices.append, self._note_progress, self._require_wanted)
+            return self._load(self._watcher())
         except _LoadCancelledError:
             self._enter(WorkerState.STOPPED)
         except Exception as error:
@@ -160,6 +157,13 @@ class InferenceThread:
         finally:
             self._load = None  # it holds the opened files
         return None
+
+    def _watcher(self) -> LoadWatcher:
+        return LoadWatcher(
+            notify=self.notices.append,
+            on_progress=self._note_progress,
+            before_piece=self._require_wanted,
+        )
 
     def _note_progress(self, share: float) -> None:
         self.load_progress = share

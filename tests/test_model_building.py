@@ -21,12 +21,11 @@ from realtime_serve import (
     runners,
 )
 from realtime_serve.engine.interface import Engine
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.errors import NotReadyError
 from realtime_serve.model_building import engine_loader, load_text
-from realtime_serve.model_files import OnProgress
 from realtime_serve.weights.checkpoint import open_checkpoint
-from realtime_serve.weights.packed_file import BeforePiece
-from realtime_serve.worker import EngineLoader, Notify
+from realtime_serve.worker import EngineLoader
 from serve_model import Alphabet
 from support.processes import children, is_running
 from support.scripted_servers import TEXT, wait_until
@@ -121,11 +120,11 @@ def refuse() -> None:
 def test_reading_a_packed_file_can_be_ended(gguf_path: str, tmp_path: Path) -> None:
     config = ModelConfig(path=gguf_path, dtype="q4", cache_dir=str(tmp_path))
     load = loader_of(config)
-    load(lambda _: None, lambda _: None, lambda: None).close()
+    load(LoadWatcher()).close()
     with pytest.raises(EnoughError):
-        load(lambda _: None, lambda _: None, refuse)
+        load(LoadWatcher(before_piece=refuse))
     with pytest.raises(EnoughError):
-        loader_of(dataclasses.replace(config, share_weights=True))(print, print, refuse)
+        loader_of(dataclasses.replace(config, share_weights=True))(LoadWatcher(before_piece=refuse))
 
 
 @pytest.mark.parametrize("place", ["none", "cache"])
@@ -147,18 +146,16 @@ def stopped_at_the_first_piece(config: ModelConfig, told: list[float]) -> Model:
     """A model that somebody stops when the first piece of its weights is about to be read."""
     load = loader_of(config)
 
-    def load_until_stopped(
-        notify: Notify, on_progress: OnProgress, before_piece: BeforePiece
-    ) -> Engine:
+    def load_until_stopped(watcher: LoadWatcher) -> Engine:
         def note(share: float) -> None:
             told.append(share)
-            on_progress(share)
+            watcher.on_progress(share)
 
         def stop_first() -> None:
             model.stop()
-            before_piece()
+            watcher.before_piece()
 
-        return load(notify, note, stop_first)
+        return load(dataclasses.replace(watcher, on_progress=note, before_piece=stop_first))
 
     model = Model(
         "m", config=config, batch_config=BatchConfig(), text=TEXT, load=load_until_stopped
@@ -178,7 +175,7 @@ def test_reading_weights_into_torch_can_be_ended(
 ) -> None:
     monkeypatch.setattr(runners, "unsupported_reason", lambda llama: "this is a test")
     with pytest.raises(EnoughError):
-        loader_of(ModelConfig(path=gguf_path, dtype="float32"))(print, print, refuse)
+        loader_of(ModelConfig(path=gguf_path, dtype="float32"))(LoadWatcher(before_piece=refuse))
 
 
 def loader_of(config: ModelConfig) -> EngineLoader:

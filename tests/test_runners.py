@@ -16,6 +16,7 @@ import transformers
 
 from realtime_serve._kernels import cpu_levels
 from realtime_serve.engine.host_memory import DeviceMemory, host_memory
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.engine.native_runner import NativeRunner, activation_format, kv_format
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.engine.runner import ModelRunner, ScheduledRows
@@ -60,12 +61,13 @@ TORCH_KIND = "qwen3"  # heads of 24, which the native network lacks
 
 LOAD_ON_THE_CPU = """
 import sys
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.runners import load_runner
 from realtime_serve.types import BatchConfig, ModelConfig
 from realtime_serve.weights.checkpoint import open_checkpoint
 config = ModelConfig(device=sys.argv[2], cache_dir=sys.argv[3])
 checkpoint = open_checkpoint(sys.argv[1])
-loaded = load_runner(checkpoint, config, BatchConfig(), lambda share: None, lambda: None)
+loaded = load_runner(checkpoint, config, BatchConfig(), LoadWatcher())
 assert type(loaded.runner).__name__ == "NativeRunner"
 print("torch" in sys.modules)
 """
@@ -83,7 +85,7 @@ def llama(kind: str | transformers.PretrainedConfig) -> LlamaConfig:
 
 
 def load(checkpoint: Checkpoint, config: ModelConfig) -> LoadedRunner:
-    return load_runner(checkpoint, config, BatchConfig(), lambda _: None, lambda: None)
+    return load_runner(checkpoint, config, BatchConfig(), LoadWatcher())
 
 
 # --- the path -------------------------------------------------------------------
@@ -223,7 +225,7 @@ def test_a_share_of_memory_is_one_of_what_the_runners_device_has_left(
     runner = TorchRunner(HistoryModel(64))
     loaded = LoadedRunner(runner, 64, memory_of_blocks(runner, free=200))
     config = ModelConfig(kv_cache_bytes=MemoryShare(percent))
-    engine = _build_engine(loaded, TEXT, config, BatchConfig(), lambda _: None)
+    engine = _build_engine(loaded, TEXT, config, BatchConfig(), LoadWatcher())
     assert engine.stats().kv_blocks_total == num_blocks
 
 
@@ -232,7 +234,7 @@ def test_a_share_of_memory_is_divided_among_the_workers(monkeypatch: pytest.Monk
     runner = TorchRunner(HistoryModel(64))
     loaded = LoadedRunner(runner, 64, memory_of_blocks(runner, free=200))
     config = ModelConfig(kv_cache_bytes=MemoryShare(50))
-    engine = _build_engine(loaded, TEXT, config, BatchConfig(), lambda _: None)
+    engine = _build_engine(loaded, TEXT, config, BatchConfig(), LoadWatcher())
     assert engine.stats().kv_blocks_total == 25
 
 
@@ -242,7 +244,7 @@ def test_a_cache_that_does_not_fit_now_is_made_with_a_notice() -> None:
     loaded = LoadedRunner(runner, 64, memory_of_blocks(runner, free=9))
     config = ModelConfig(kv_cache_bytes=10 * runner.bytes_per_block)
     notices: list[str] = []
-    engine = _build_engine(loaded, TEXT, config, BatchConfig(), notices.append)
+    engine = _build_engine(loaded, TEXT, config, BatchConfig(), LoadWatcher(notify=notices.append))
     assert engine.stats().kv_blocks_total == 10
     (notice,) = notices
     assert "free now" in notice
@@ -256,7 +258,7 @@ def test_a_cache_that_never_fits_in_each_of_the_workers_is_refused(
     loaded = LoadedRunner(runner, 64, memory_of_blocks(runner, free=200))
     config = ModelConfig(kv_cache_bytes=10 * runner.bytes_per_block)
     with pytest.raises(ModelLoadError, match="in each of 101 workers"):
-        _build_engine(loaded, TEXT, config, BatchConfig(), lambda _: None)
+        _build_engine(loaded, TEXT, config, BatchConfig(), LoadWatcher())
 
 
 # --- the KV cache ---------------------------------------------------------------

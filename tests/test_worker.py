@@ -6,17 +6,17 @@ What it does once it serves is tested through InferenceServer.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from realtime_serve.batch import BatchScheduler
 from realtime_serve.engine.interface import Engine
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.errors import ModelLoadError
 from realtime_serve.native import new_parker, original
 from realtime_serve.types import BatchConfig
-from realtime_serve.worker import EngineLoader, InferenceThread, Notify, WorkerState
+from realtime_serve.worker import EngineLoader, InferenceThread, WorkerState
 from support.scripted_servers import wait_until
 
 
@@ -24,20 +24,16 @@ def thread_with(load: EngineLoader) -> InferenceThread:
     return InferenceThread("infer-test", load, BatchScheduler(BatchConfig(), time.monotonic))
 
 
-def pack_for_ever(
-    notify: Notify, on_progress: Callable[[float], None], before_piece: Callable[[], None]
-) -> Engine:
+def pack_for_ever(watcher: LoadWatcher) -> Engine:
     while True:
-        on_progress(0.25)
+        watcher.on_progress(0.25)
         original("time", "sleep")(0.001)
 
 
-def read_for_ever(
-    notify: Notify, on_progress: Callable[[float], None], before_piece: Callable[[], None]
-) -> Engine:
-    on_progress(0.25)
+def read_for_ever(watcher: LoadWatcher) -> Engine:
+    watcher.on_progress(0.25)
     while True:
-        before_piece()
+        watcher.before_piece()
         original("time", "sleep")(0.001)
 
 

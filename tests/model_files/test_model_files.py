@@ -11,6 +11,7 @@ import pytest
 from gguf import GGMLQuantizationType as Storage
 
 from realtime_serve import model_files
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.model_files import load_packed
 from realtime_serve.native import NativeThread
 from realtime_serve.weights import open_checkpoint
@@ -20,11 +21,13 @@ from support.tiny_models import random_model, write_gguf
 
 LOAD_TWICE = """
 import sys
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.model_files import load_packed
 from realtime_serve.weights import open_checkpoint
 for expected in (True, False):
     calls = []
-    load_packed(open_checkpoint(sys.argv[1]), "bfloat16", sys.argv[2], calls.append)
+    watcher = LoadWatcher(on_progress=calls.append)
+    load_packed(open_checkpoint(sys.argv[1]), "bfloat16", sys.argv[2], watcher)
     assert bool(calls) == expected
 print(*sys.modules)
 """
@@ -33,6 +36,7 @@ print(*sys.modules)
 WITHOUT_MEMORY = """
 import sys
 from pathlib import Path
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.model_files import load_packed
 from realtime_serve.weights import open_checkpoint, packed_file
 
@@ -41,7 +45,7 @@ def no_memory(nbytes):
 
 packed_file._large_pages = no_memory
 checkpoint = open_checkpoint(sys.argv[1])
-weights = load_packed(checkpoint, "q8", sys.argv[2], lambda _: 1 / 0)
+weights = load_packed(checkpoint, "q8", sys.argv[2], LoadWatcher(on_progress=lambda _: 1 / 0))
 print("mapped" if ".packed" in Path("/proc/self/maps").read_text() else "copied")
 print(*checkpoint.notices)
 """
@@ -76,7 +80,7 @@ def test_weights_are_mapped_if_they_are_shared_or_large_pages_are_missing_or_mem
     monkeypatch.setattr(model_files, "has_large_pages", lambda: has_large_pages)
     monkeypatch.setattr(model_files, "free_memory_bytes", lambda: free_bytes)
     checkpoint = open_checkpoint(str(model))
-    weights = load_packed(checkpoint, "q8", str(cache), lambda _: None, share=share)
+    weights = load_packed(checkpoint, "q8", str(cache), LoadWatcher(), share=share)
     assert is_mapped_from(cache) is is_mapped
     assert len([each for each in checkpoint.notices if "mapped" in each]) == num_notices
     assert len(checkpoint.notices) == num_notices
@@ -99,7 +103,7 @@ def test_weights_are_mapped_if_memory_is_short_for_a_copy_in_each_worker(
     monkeypatch.setattr(model_files, "free_memory_bytes", lambda: free_bytes)
     monkeypatch.setattr(model_files, "num_worker_processes", lambda: num_workers)
     checkpoint = open_checkpoint(str(model))
-    weights = load_packed(checkpoint, "q8", str(cache), lambda _: None)
+    weights = load_packed(checkpoint, "q8", str(cache), LoadWatcher())
     assert is_mapped_from(cache) is is_mapped
     said = [f"a copy in each of {num_workers} workers" in each for each in checkpoint.notices]
     assert said == [True] * is_mapped

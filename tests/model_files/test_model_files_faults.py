@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from realtime_serve import model_files
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.errors import ModelLoadError
 from realtime_serve.model_files import cache_directory, load_packed
 from realtime_serve.weights import open_checkpoint
@@ -133,13 +134,13 @@ def test_weights_that_are_not_kept_cannot_be_shared_and_a_notice_says_so(
     model: Path, cache: Path
 ) -> None:
     kept, unkept, unwritable = (open_checkpoint(str(model)) for _ in range(3))
-    load_packed(kept, "q8", str(cache), lambda _: None, share=True)
-    load_packed(unkept, "q8", "none", lambda _: None, share=True)
+    load_packed(kept, "q8", str(cache), LoadWatcher(), share=True)
+    load_packed(unkept, "q8", "none", LoadWatcher(), share=True)
     assert kept.notices == []
     (notice,) = unkept.notices
     assert "share_weights has no effect" in notice
     file_in_place_of_the_cache(cache)
-    load_packed(unwritable, "q8", str(cache), lambda _: None, share=True)
+    load_packed(unwritable, "q8", str(cache), LoadWatcher(), share=True)
     assert notice in unwritable.notices
 
 
@@ -185,7 +186,7 @@ def test_a_model_that_takes_another_form_meanwhile_is_an_error(
     other.replace(model)
     cache_dir = str(tmp_path / "cache") if place == "cache" else "none"
     with pytest.raises(ModelLoadError, match="changed while it was loaded; start again"):
-        load_packed(opened, "bfloat16", cache_dir, lambda _: None)
+        load_packed(opened, "bfloat16", cache_dir, LoadWatcher())
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_progress_is_told_however_long_the_child_is_silent(
 
     monkeypatch.setattr(model_files, "PACKING_CHILD", "support.hanging_child")
     with pytest.raises(EnoughError):
-        load_packed(open_checkpoint(str(model)), "q8", str(cache), note)
+        load_packed(open_checkpoint(str(model)), "q8", str(cache), LoadWatcher(on_progress=note))
     assert {path.name for path in cache.iterdir()} == {"lock"}
 
 
@@ -240,7 +241,7 @@ def test_loading_can_be_given_up_and_begun_anew(model: Path, cache: Path) -> Non
         raise GivenUpError
 
     with pytest.raises(GivenUpError):
-        load_packed(open_checkpoint(str(model)), "q8", str(cache), give_up)
+        load_packed(open_checkpoint(str(model)), "q8", str(cache), LoadWatcher(on_progress=give_up))
     left = {path.name for path in cache.iterdir()} if cache.exists() else set()
     assert left <= {"files.json", "lock"}
     assert Load(model, cache).packed

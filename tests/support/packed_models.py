@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gguf import GGMLQuantizationType as Storage
 
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.engine.packing import PackedDType
 from realtime_serve.model_files import load_packed
 from realtime_serve.weights import open_checkpoint
@@ -35,9 +36,8 @@ class Load:
     def __init__(self, model: Path, cache_dir: object, dtype: PackedDType = "q8") -> None:
         self.progress: list[float] = []
         checkpoint = open_checkpoint(str(model))
-        self.weights: PackedWeights = load_packed(
-            checkpoint, dtype, str(cache_dir), self.progress.append
-        )
+        watcher = LoadWatcher(on_progress=self.progress.append)
+        self.weights: PackedWeights = load_packed(checkpoint, dtype, str(cache_dir), watcher)
         self.notices = checkpoint.notices
         self.bytes = {name: bytes(section.data) for name, section in self.weights.items()}
 
