@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, request
 
+from realtime_serve.api.client import deadline_at_s
 from realtime_serve.api.health import health_blueprint
 from realtime_serve.api.hooks import answer_errors, run_chain, run_chain_for_unknown_paths
 from realtime_serve.api.openai import openai_blueprint
@@ -79,7 +80,7 @@ class RealtimeServe:
     def blueprints(self, name: str = EXTENSION) -> list[Blueprint]:
         """Fresh blueprints of all routes, for apps that register them by themselves."""
         openai = openai_blueprint(self.server, name)
-        run_chain(openai, self.chain, self._opening.require)
+        run_chain(openai, self.chain, self._require_model)
         health = health_blueprint(self.server, self.metrics, name)
         health.before_request(self._opening.start_aside)
         return [openai, health]
@@ -93,6 +94,11 @@ class RealtimeServe:
             ServeError: The model's files cannot be used.
         """
         self._opening.start()
+
+    def _require_model(self) -> None:
+        """Have a model registered if there is none, and wait for that."""
+        if len(self.server.registry) == 0:
+            self._opening.require(deadline_at_s(request.headers, streamed=True))
 
     def _own_middleware(self) -> list[Middleware]:
         config = self.server.config

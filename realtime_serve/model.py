@@ -78,7 +78,8 @@ class Model:
             WorkerState.STOPPED: ModelState.UNLOADED,
             WorkerState.FAILED: ModelState.FAILED,
         }[self._thread.state]
-        return ModelState.DRAINING if state is ModelState.READY and self._draining else state
+        serving = state in {ModelState.LOADING, ModelState.READY}
+        return ModelState.DRAINING if serving and self._draining else state
 
     @property
     def failure(self) -> str | None:
@@ -134,7 +135,7 @@ class Model:
         self.require_ready()
 
     def submit(self, request: InferenceRequest) -> TokenStream:
-        """Queue a request and open its stream.
+        """Queue a request and open its stream; while the model loads, it waits there.
 
         Args:
             request: What to generate.
@@ -143,12 +144,13 @@ class Model:
             The stream, for the calling thread or hub.
 
         Raises:
-            NotReadyError: The model is loading, draining or gone.
-            ContextLengthExceededError: The prompt cannot fit.
+            NotReadyError: The model has failed, is draining or gone.
+            ContextLengthExceededError: The prompt cannot fit; while the model loads, that is
+                not known yet, and the stream ends with it.
             InvalidRequestError: A stop token is not in the vocabulary.
             OverloadedError: The queue is full.
         """
-        self.require_ready()
+        self.require_open()
         self._require_fit(len(request.prompt_token_ids))
         self._require_known(request.sampling.stop_token_ids)
         stream = TokenStream(
@@ -197,8 +199,17 @@ class Model:
                 taken.append(self._thread.notices.popleft())
         return taken
 
+    def require_open(self) -> None:
+        """Refuse a request that will not be served, before any work is done for it.
+
+        Raises:
+            NotReadyError: The model is draining, gone or has failed.
+        """
+        if self.state is not ModelState.LOADING:
+            self.require_ready()
+
     def require_ready(self) -> None:
-        """Refuse a request that cannot be served now, before any work is done for it.
+        """Refuse what cannot be served now.
 
         Raises:
             NotReadyError: The model is loading, draining, gone or has failed.

@@ -1,8 +1,9 @@
 """ModelOpening: the configured model is opened once in a process, and again where that failed.
 
-Nobody is to wait for it: whoever needs the model starts it aside, and is refused until it is
-there. Its files may appear at any time, so what has failed is tried again; but not for each
-request or probe that comes, for to read them and to fail may take long.
+Whoever needs the model starts it aside. Requests then wait until it is registered and has a
+queue to wait in, here no more of them than there. Its files may appear at any time, so what has
+failed is tried again; but not for each request or probe that comes, for to read them and to fail
+may take long.
 """
 
 from __future__ import annotations
@@ -14,8 +15,13 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from realtime_serve.errors import NotReadyError, ServeError
-from realtime_serve.native import Lock
+from realtime_serve.errors import (
+    DeadlineExceededError,
+    NotReadyError,
+    OverloadedError,
+    ServeError,
+)
+from realtime_serve.native import Lock, Parker, new_parker
 from realtime_serve.public_reason import public_reason, without_directories
 from realtime_serve.server import InferenceServer
 
@@ -54,6 +60,7 @@ class ModelOpening:
         self._lock = Lock()
         self._claimed_by: int | None = None
         self._failure: _Failure | None = None
+        self._waiting: dict[int, Parker] = {}
 
     def start(self) -> None:
         """Open the model and start loading it, however lately that has failed.
@@ -71,22 +78,50 @@ class ModelOpening:
         if is_due and self._claim():
             threading.Thread(target=self._register_and_log, daemon=True).start()
 
-    def require(self) -> None:
-        """Start aside if that is to be done, and refuse requests until a model is registered.
+    def require(self, deadline_at_s: float | None = None) -> None:
+        """Start aside if that is to be done, and wait until a model is registered.
+
+        Args:
+            deadline_at_s: When to give up, on the monotonic clock; None waits for the outcome.
 
         Raises:
-            NotReadyError: None is; the message says why if it could not be opened.
+            NotReadyError: It could not be opened; the message says why.
+            OverloadedError: Too many wait for it.
+            DeadlineExceededError: The deadline passed first.
         """
         self.start_aside()
+        if self._is_opening():
+            self._require_room()
+            self._wait(deadline_at_s)
         if len(self._server.registry) == 0:
             raise self._not_ready()
 
+    def _is_opening(self) -> bool:
+        return self._claimed_by == os.getpid() and len(self._server.registry) == 0
+
+    def _require_room(self) -> None:
+        if len(self._waiting) >= self._server.config.max_queue_depth:
+            raise OverloadedError(
+                "The server is overloaded: the model's files are being opened, and "
+                f"{len(self._waiting)} requests wait for that. Retry later.",
+                retry_after_s=OPENING_RETRY_S,
+            )
+
+    def _wait(self, deadline_at_s: float | None) -> None:
+        parker = new_parker()
+        self._waiting[id(parker)] = parker
+        try:
+            while self._is_opening():
+                remaining_s = None if deadline_at_s is None else deadline_at_s - time.monotonic()
+                if remaining_s is not None and remaining_s <= 0:
+                    raise DeadlineExceededError("The deadline passed while the model was opened.")
+                parker.park(remaining_s)
+        finally:
+            del self._waiting[id(parker)]
+
     def _not_ready(self) -> NotReadyError:
         failure = self._failure
-        if failure is None:
-            return NotReadyError(
-                "The model's files are being opened. Retry later.", retry_after_s=OPENING_RETRY_S
-            )
+        assert failure is not None, "what is not being opened has failed or is there"
         return NotReadyError(
             f"The model cannot be served: {failure.reason} Retry later.",
             retry_after_s=max(OPENING_RETRY_S, failure.reopen_at_s - self._clock()),
@@ -109,7 +144,10 @@ class ModelOpening:
             self._failure = _Failure(reason, self._clock() + REOPEN_AFTER_S)
             self._claimed_by = None
             raise
-        self._failure = None
+        else:
+            self._failure = None
+        finally:
+            self._wake()
 
     def _register_and_log(self) -> None:
         try:
@@ -118,3 +156,8 @@ class ModelOpening:
             logger.error("The model cannot be served: %s", error.message)
         except Exception:
             logger.exception("The model cannot be served")
+
+    def _wake(self) -> None:
+        for parker in list(self._waiting.values()):  # atomic: others come and go meanwhile
+            parker.waker.add(parker)
+            parker.waker.flush()

@@ -198,7 +198,7 @@ class InferenceServer:
             ModelNotFoundError: No such model.
             ContextLengthExceededError: The prompt cannot fit.
             OverloadedError: The queue is full.
-            NotReadyError: The model is loading, draining or gone.
+            NotReadyError: The model has failed, is draining or gone.
         """
         self._require_no_fork()
         self.log_notices()
@@ -280,7 +280,7 @@ class InferenceServer:
             with contextlib.suppress(InvalidRequestError):  # another thread was first
                 self.register_model()
         model = self.registry.resolve(name)
-        model.require_ready()
+        model.require_open()
         return model
 
     def encode_prompt(self, model: Model, text: str) -> list[int]:

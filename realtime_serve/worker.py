@@ -242,7 +242,8 @@ class InferenceThread:
         self.failure = f"{what}: {detail}"
         self.notices.append(self.failure)
         self._enter(WorkerState.FAILED)
-        _end_all([*self._batch.close(), *self._seated.values()], _failed)
+        make_error = _failed_to_load if self.failed_to_load else _failed
+        _end_all([*self._batch.close(), *self._seated.values()], make_error)
 
     def _enter(self, state: WorkerState) -> None:
         """Publish a state; those who wait for it look again."""
@@ -272,6 +273,10 @@ def _wake(feeds: Iterable[StreamFeed]) -> None:
 
 def _failed() -> EngineError:
     return EngineError("The model has failed; the server's log says why.")
+
+
+def _failed_to_load() -> NotReadyError:
+    return NotReadyError("The model has failed to load. The server's log says why.")
 
 
 def _shutting_down() -> NotReadyError:

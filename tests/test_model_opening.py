@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flask import Flask
 
-from realtime_serve import InferenceServer, ServerConfig
-from realtime_serve.errors import ModelLoadError, NotReadyError
+from realtime_serve import InferenceServer, ServerConfig, create_app
+from realtime_serve.errors import (
+    DeadlineExceededError,
+    ModelLoadError,
+    NotReadyError,
+    OverloadedError,
+)
 from realtime_serve.model_opening import OPENING_RETRY_S, REOPEN_AFTER_S, ModelOpening
 from support.scripted_servers import alphabet_server, wait_until
 
@@ -123,13 +132,53 @@ def test_of_an_error_that_is_not_ours_only_the_log_says_more(
     assert "/srv/secret/path" in caplog.text
 
 
-def test_while_files_are_opened_nobody_waits(
-    absent: Opening, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("threading.Thread.start", lambda _: None)
-    refusal = absent.refusal()
-    assert refusal.message == "The model's files are being opened. Retry later."
-    assert refusal.retry_after_s == OPENING_RETRY_S
+def test_requests_that_come_at_once_before_there_is_a_model_are_all_served(gguf_path: str) -> None:
+    with InferenceServer(ServerConfig(model=gguf_path)) as server:
+        app = create_app(server=server)
+        statuses: list[int] = []
+        threads = [threading.Thread(target=ask, args=(app, statuses)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert statuses == [200, 200, 200, 200]
+
+
+def ask(app: Flask, statuses: list[int]) -> None:
+    body = {"model": "SmolLM2-135M-Instruct", "prompt": "Hi", "max_tokens": 1}
+    statuses.append(app.test_client().post("/v1/completions", json=body).status_code)
+
+
+@pytest.mark.not_under_gevent("the opening would hold up the hub")
+def test_waiting_for_files_to_be_opened_has_a_bound_and_a_deadline(tmp_path: Path) -> None:
+    """It lasts as long as the test likes: the configuration comes through a pipe."""
+    pipe = tmp_path / "config.json"
+    os.mkfifo(pipe)
+    errors: list[Exception] = []
+    with InferenceServer(ServerConfig(model=str(tmp_path), max_queue_depth=1)) as server:
+        opening = ModelOpening(server)
+        with pytest.raises(DeadlineExceededError):
+            opening.require(time.monotonic())
+        patient = threading.Thread(target=wait_in_vain, args=(opening, errors))
+        patient.start()
+        wait_until(lambda: is_full(opening))
+        pipe.write_bytes(b"not JSON")
+        patient.join()
+    assert [type(error) for error in errors] == [NotReadyError]
+    assert "config.json is not valid JSON" in str(errors[0])
+
+
+def wait_in_vain(opening: ModelOpening, errors: list[Exception]) -> None:
+    try:
+        opening.require()
+    except Exception as error:
+        errors.append(error)
+
+
+def is_full(opening: ModelOpening) -> bool:
+    with pytest.raises((OverloadedError, DeadlineExceededError)) as caught:
+        opening.require(time.monotonic())
+    return isinstance(caught.value, OverloadedError)
 
 
 def test_where_a_model_is_registered_the_configured_one_is_not_opened() -> None:

@@ -153,7 +153,7 @@ def _submit(
     context.streamed = call.stream
     deadline = deadline_at_s(request.headers, streamed=call.stream)
     model = server.registry.resolve(call.model)
-    model.require_ready()
+    model.require_open()
     stream = server.submit(
         InferenceRequest(
             request_id=new_request_id(),

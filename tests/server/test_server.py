@@ -14,6 +14,7 @@ from realtime_serve import (
     FinishReason,
     InferenceServer,
     ModelConfig,
+    ModelState,
     RequestPriority,
     SamplingParams,
     ServerConfig,
@@ -28,6 +29,7 @@ from realtime_serve.errors import (
     OverloadedError,
     RequestCancelledError,
 )
+from realtime_serve.native import Lock
 from serve_model import Alphabet
 from support.scripted_servers import (
     GREEDY,
@@ -222,6 +224,41 @@ def test_a_draining_server_finishes_what_it_has(server: InferenceServer) -> None
     with pytest.raises(NotReadyError):
         server.generate("a")
     assert text_of(stream) == "xyz"
+
+
+def test_requests_that_come_while_the_model_loads_wait_for_it() -> None:
+    gate = Lock()
+
+    def build() -> Alphabet:
+        with gate:
+            return Alphabet(TEXT)
+
+    with InferenceServer(ServerConfig(max_queue_depth=2)) as server:
+        with gate:
+            config = ModelConfig(name="alphabet")
+            server.register_model(config, network=build, text=TEXT, wait=False)
+            streams = [server.generate(prompt, sampling=GREEDY) for prompt in ("w", "a" * 64)]
+            with pytest.raises(OverloadedError):
+                server.generate("a")
+            assert server.health().models == {"alphabet": ModelState.LOADING}
+        assert text_of(streams[0]) == "xyz"
+        with pytest.raises(ContextLengthExceededError):  # known only once it is loaded
+            text_of(streams[1])
+
+
+def test_a_request_that_waits_for_the_model_gives_up_at_its_deadline() -> None:
+    gate = Lock()
+
+    def build() -> Alphabet:
+        with gate:
+            return Alphabet(TEXT)
+
+    with InferenceServer() as server, gate:
+        config = ModelConfig(name="alphabet")
+        server.register_model(config, network=build, text=TEXT, wait=False)
+        with pytest.raises(DeadlineExceededError):
+            text_of(server.generate("a", timeout_s=0.01))
+        assert server.health().waiting == 0
 
 
 def test_shutdown_ends_open_streams_with_the_reason() -> None:

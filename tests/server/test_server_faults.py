@@ -26,6 +26,7 @@ from realtime_serve.errors import (
     ModelLoadError,
     NotReadyError,
 )
+from realtime_serve.native import Lock
 from realtime_serve.nn.interface import ForwardBatch
 from realtime_serve.types import size_text
 from serve_model import Alphabet
@@ -37,6 +38,7 @@ from support.scripted_servers import (
     alphabet_server,
     serve,
     text_of,
+    wait_until,
 )
 
 
@@ -98,6 +100,25 @@ def test_a_failed_model_tells_clients_no_internals_and_keeps_no_requests() -> No
             errors.append(caught.value)
         assert errors[0] is not errors[1]  # one shared error would keep every traceback
         assert errors[0].message == "The model 'x' has failed to load. The server's log says why."
+
+
+def test_what_waits_for_a_model_that_then_cannot_be_loaded_is_told_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = Lock()
+
+    def explode() -> Alphabet:
+        with gate:
+            raise OSError("no such weights")
+
+    with InferenceServer() as server:
+        with gate:
+            server.register_model(ModelConfig(name="x"), network=explode, text=TEXT, wait=False)
+            stream = server.generate("a", model="x")
+            assert server.health().waiting == 1
+        with pytest.raises(NotReadyError, match="failed to load"):
+            text_of(stream)
+        wait_until(lambda: "no such weights" in caplog.text)
 
 
 def test_of_what_a_model_has_to_say_only_its_failure_is_an_error(
