@@ -132,6 +132,12 @@ class NotReadyError(ServeError):
     default_code = "not_ready"
 
 
+class DrainingError(NotReadyError):
+    """The server is about to end; another one can serve the request."""
+
+    default_code = "draining"
+
+
 class DeadlineExceededError(ServeError):
     """The request's deadline passed before it finished."""
 

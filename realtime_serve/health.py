@@ -14,7 +14,8 @@ class Health:
     """What a health check reports.
 
     Args:
-        ready: Whether requests are served now.
+        ready: Whether requests are served now, and may be sent here.
+        draining: Whether the server is about to end, and so not ready.
         models: State of each model by name.
         failures: Why those that failed did, without what only the log may say.
         open_streams: Streams that have not ended.
@@ -23,6 +24,7 @@ class Health:
     """
 
     ready: bool
+    draining: bool
     models: Mapping[str, ModelState]
     failures: Mapping[str, str]
     open_streams: int
@@ -36,6 +38,7 @@ class Health:
         unopened: Mapping[str, str],
         *,
         serving: bool,
+        draining: bool,
         open_streams: int,
     ) -> Self:
         """The health of this instant.
@@ -45,6 +48,7 @@ class Health:
             unopened: Why others could not be, by name; those that are registered by now are
                 left out.
             serving: Whether this process serves at all.
+            draining: Whether it is about to end.
             open_streams: Streams that have not ended.
         """
         registered = {model.name: model.state for model in models}
@@ -56,7 +60,9 @@ class Health:
             **{model.name: model.failure for model in failed},
         }
         return cls(
+            draining=draining,
             ready=serving
+            and not draining
             and bool(models)
             and all(state is ModelState.READY for state in states.values()),
             models=states,

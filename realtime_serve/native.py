@@ -23,6 +23,7 @@ import select
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -280,7 +281,28 @@ def _on_main_thread() -> bool:
     return threading.get_native_id() == os.getpid()
 
 
-# --- blocking work and sockets ------------------------------------------------
+# --- work aside and sockets ---------------------------------------------------
+
+
+def spawn(function: Callable[[], object]) -> None:
+    """Have a function called soon: in a greenlet of the caller's hub or, without one, a thread.
+
+    Unlike threading.Thread this neither waits nor locks, so that a signal handler may use it.
+    The process does not wait for the function's end.
+    """
+    hub = _current_hub()
+    if hub is None:
+        original("_thread", "start_new_thread")(function, ())
+    else:
+        sys.modules["gevent"].spawn(function)
+
+
+def pause(seconds: float) -> None:
+    """Wait, without stopping the caller's hub if it has one; returns at once if not above 0."""
+    end_at_s = time.monotonic() + seconds
+    parker = new_parker()
+    while (remaining_s := end_at_s - time.monotonic()) > 0:
+        parker.park(remaining_s)
 
 
 def run_blocking(function: Callable[..., T], *arguments: Any) -> T:

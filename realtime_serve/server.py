@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from realtime_serve.drain import Drain, drain_timeout_s
 from realtime_serve.engine.interface import EngineStats
 from realtime_serve.errors import (
     ConfigError,
@@ -71,6 +72,7 @@ class InferenceServer:
         self.config = config if config is not None else ServerConfig()
         self.registry = ModelRegistry()
         self.streams = StreamManager()
+        self._drain = Drain(self.registry, self.streams)
         self._lock = Lock()
         self._pid: int | None = None
         self._closed = False
@@ -204,6 +206,7 @@ class InferenceServer:
         self.log_notices()
         stream = self.registry.resolve(request.model).submit(request)
         self.streams.add(stream)
+        self._drain.cut_if_over(stream)
         return stream
 
     def generate(
@@ -312,13 +315,23 @@ class InferenceServer:
             self.registry.all(),
             dict(self._unopened),  # at once: other threads may change it
             serving=self._pid == os.getpid(),
+            draining=self._drain.begun,
             open_streams=len(self.streams),
         )
 
-    def drain(self) -> None:
-        """Refuse new requests with 503; what is queued and running goes on."""
-        for model in self.registry.all():
-            model.drain()
+    def drain(self, timeout_s: float | None = None) -> None:
+        """Be ready no more, and in the end serve nobody; a signal handler may call it, too.
+
+        Until then all requests are served, new ones too; those that are still open then
+        end with DrainingError.
+
+        Args:
+            timeout_s: Until the end; None takes gunicorn's graceful timeout, less what its
+                exit takes, or else the configured drain_timeout_s.
+        """
+        if timeout_s is None:
+            timeout_s = drain_timeout_s(self.config.drain_timeout_s)
+        self._drain.begin(timeout_s)
 
     def shutdown(self) -> None:
         """End all streams, stop and join the inference threads. May be called again."""

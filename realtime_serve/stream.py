@@ -238,7 +238,8 @@ class TokenStream:
         give_up_at_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.ended:
             if self._ring.cancel_state == ring_states.CANCELLED:
-                self._finish(FinishReason.CANCELLED)
+                is_cut = self.feed.error is not None
+                self._finish(FinishReason.ERROR if is_cut else FinishReason.CANCELLED)
                 return []
             try:
                 tokens = self._read_ready()
@@ -262,11 +263,14 @@ class TokenStream:
             self._ask_to_end(FinishReason.CANCELLED)
             self._finish(FinishReason.CANCELLED)
 
-    def cancel(self) -> None:
-        """Have the stream end as cancelled at the reader's next look, and wake the reader.
+    def cancel(self, error: ServeError | None = None) -> None:
+        """Have the stream end as cancelled, or with an error of its own, and wake its reader.
 
-        Unlike close(), any thread and any callback of the hub may call it.
+        It ends at the reader's next look; unlike close(), any thread and any callback of the
+        hub may call this.
         """
+        if error is not None:
+            self.feed.error = error
         self._ask_to_end(FinishReason.CANCELLED)
         self._parker.waker.add(self._parker)
         self._parker.waker.flush()
@@ -384,3 +388,8 @@ class StreamManager:
 
         streams[key] = weakref.ref(stream, discard)
         stream.add_end_callback(discard)
+
+    def all(self) -> list[TokenStream]:
+        """The open streams."""
+        streams = [reference() for reference in list(self._streams.values())]
+        return [stream for stream in streams if stream is not None]

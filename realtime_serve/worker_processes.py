@@ -29,6 +29,12 @@ def num_worker_processes() -> int:
     return 1 if worker is None else int(worker.cfg.workers)
 
 
+def graceful_timeout_s() -> float | None:
+    """How long gunicorn lets this worker go on after SIGTERM; None in any other process."""
+    worker = _gunicorn_worker()
+    return None if worker is None else float(worker.cfg.graceful_timeout)
+
+
 def _gunicorn_worker() -> Any | None:
     owners = (getattr(signal.getsignal(number), "__self__", None) for number in _SIGNALS)
     workers = (each for each in owners if hasattr(each, "cfg") and hasattr(each, "load_wsgi"))

@@ -21,7 +21,9 @@ from realtime_serve.native import (
     NativeThread,
     Parker,
     new_parker,
+    pause,
     run_blocking,
+    spawn,
 )
 
 LONG_S = 60.0
@@ -48,6 +50,35 @@ def on_hub_thread(function: Callable[[Any], None]) -> None:
     thread.start()
     assert thread.join(LONG_S)
     assert thread.error is None, thread.error
+
+
+def test_what_is_spawned_runs_while_the_caller_waits() -> None:
+    """In a hub that needs the hub to go on, and without one a thread of its own."""
+    parker = new_parker()
+    threads: list[int] = []
+
+    def note_and_wake() -> None:
+        threads.append(threading.get_native_id())
+        parker.waker.add(parker)
+        parker.waker.flush()
+
+    spawn(note_and_wake)
+    parker.park(LONG_S)
+    assert len(threads) == 1
+
+
+def test_a_pause_lets_its_hub_go_on() -> None:
+    def both(hub: Any) -> None:
+        done: list[str] = []
+        spawn(lambda: done.append("spawned"))
+        pause(0.01)
+        assert done == ["spawned"]
+
+    on_hub_thread(both)
+
+
+def test_a_pause_of_no_time_is_none() -> None:
+    pause(-1.0)
 
 
 def test_a_wake_up_before_the_park_is_remembered() -> None:

@@ -1,4 +1,4 @@
-"""A process knows whether it is one of gunicorn's workers, and how many of them there are."""
+"""A process knows whether it is one of gunicorn's workers, and what gunicorn was told of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.workers.base import Worker
 
-from realtime_serve.worker_processes import is_gunicorn_worker, num_worker_processes
+from realtime_serve.drain import drain_timeout_s
+from realtime_serve.worker_processes import (
+    graceful_timeout_s,
+    is_gunicorn_worker,
+    num_worker_processes,
+)
 
 WORKERS_OWN = {
     signal.SIGUSR1: "handle_usr1",
@@ -27,11 +32,12 @@ def same_handler_afterwards() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kept", WORKERS_OWN)
-def test_a_worker_of_gunicorn_knows_how_many_there_are_whatever_handlers_the_app_replaces(
+def test_a_worker_of_gunicorn_knows_its_settings_whatever_handlers_the_app_replaces(
     kept: signal.Signals,
 ) -> None:
     config = Config()
     config.set("workers", 3)
+    config.set("graceful_timeout", 7)
     worker = Worker(1, 1, [], None, 30, config, None)
     try:
         for number in WORKERS_OWN:
@@ -39,6 +45,8 @@ def test_a_worker_of_gunicorn_knows_how_many_there_are_whatever_handlers_the_app
         signal.signal(kept, getattr(worker, WORKERS_OWN[kept]))
         assert is_gunicorn_worker()
         assert num_worker_processes() == 3
+        assert graceful_timeout_s() == 7
+        assert drain_timeout_s(100) == 5.5
     finally:
         worker.tmp.close()
 
@@ -48,3 +56,5 @@ def test_any_other_process_counts_for_one(handler: signal.Handlers) -> None:
     signal.signal(signal.SIGUSR1, handler)
     assert not is_gunicorn_worker()
     assert num_worker_processes() == 1
+    assert graceful_timeout_s() is None
+    assert drain_timeout_s(100) == 100

@@ -54,10 +54,16 @@ def _status(health: Health) -> int:
     return 200 if health.ready else 503
 
 
+def _status_word(health: Health) -> str:
+    if health.draining:
+        return "draining"
+    return "ready" if health.ready else "not ready"
+
+
 def _readiness(health: Health) -> dict[str, object]:
     """Whether requests are served, and the models that are why not."""
     return {
-        "status": "ready" if health.ready else "not ready",
+        "status": _status_word(health),
         "models": {name: state.value for name, state in health.models.items()},
         "failures": dict(health.failures),
     }

@@ -87,9 +87,9 @@ def _check_positive(name: str, value: float | None) -> None:
         raise ConfigError(f"{name} must be greater than 0 and finite, not {value}.", param=name)
 
 
-def _check_not_negative(name: str, value: int) -> None:
-    if value < 0:
-        raise ConfigError(f"{name} must be at least 0, not {value}.", param=name)
+def _check_not_negative(name: str, value: float) -> None:
+    if not 0 <= value <= sys.float_info.max:  # false for nan, too
+        raise ConfigError(f"{name} must be at least 0 and finite, not {value}.", param=name)
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -262,6 +262,8 @@ class ServerConfig:
         rate_limit_rpm: Requests a minute that one client may make; None is no limit.
         rate_limit_burst: Requests a client may make at once; None is one minute's worth.
             Only beside rate_limit_rpm.
+        drain_timeout_s: How long what runs may go on when the server drains. Under gunicorn
+            its graceful timeout counts instead.
         host: Address to bind.
         port: Port to bind.
 
@@ -292,6 +294,7 @@ class ServerConfig:
     keep_alive_s: float = 15.0
     rate_limit_rpm: float | None = None
     rate_limit_burst: int | None = None
+    drain_timeout_s: float = 30.0
     host: str = "127.0.0.1"
     port: int = 8000
 
@@ -302,6 +305,7 @@ class ServerConfig:
         self.batch_config()
         for name in ("max_body_bytes", "keep_alive_s", "rate_limit_rpm", "rate_limit_burst"):
             _check_positive(name, getattr(self, name))
+        _check_not_negative("drain_timeout_s", self.drain_timeout_s)
         if self.rate_limit_burst is not None and self.rate_limit_rpm is None:
             raise ConfigError(
                 "rate_limit_burst has no effect without rate_limit_rpm: set both or neither.",

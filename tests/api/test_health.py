@@ -126,6 +126,6 @@ def test_a_model_that_fails_while_its_health_is_read_is_not_both_ready_and_faile
     model = SimpleNamespace(
         name="m", state=ModelState.READY, failure="failed since", num_running=0, num_waiting=0
     )
-    health = Health.of([cast(Model, model)], {}, serving=True, open_streams=0)
+    health = Health.of([cast(Model, model)], {}, serving=True, draining=False, open_streams=0)
     assert health.ready
     assert health.failures == {}

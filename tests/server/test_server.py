@@ -217,15 +217,6 @@ def test_health_counts_what_runs_and_what_waits() -> None:
         assert server.health().open_streams == 0
 
 
-def test_a_draining_server_finishes_what_it_has(server: InferenceServer) -> None:
-    stream = server.generate("w", sampling=GREEDY)
-    server.drain()
-    assert not server.health().ready
-    with pytest.raises(NotReadyError):
-        server.generate("a")
-    assert text_of(stream) == "xyz"
-
-
 def test_requests_that_come_while_the_model_loads_wait_for_it() -> None:
     gate = Lock()
 
