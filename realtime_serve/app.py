@@ -151,6 +151,8 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 def run(server: InferenceServer, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve an InferenceServer over HTTP from this process until SIGINT or SIGTERM.
 
+    At SIGTERM what runs may go on for drain_timeout_s; SIGINT ends it at once.
+
     Uses gevent's own WSGI server and patches nothing. For production, prefer gunicorn,
     whose master survives a crash of the worker.
 
@@ -165,5 +167,5 @@ def run(server: InferenceServer, host: str = "127.0.0.1", port: int = 8000) -> N
     from realtime_serve.api.pywsgi import serve_forever
 
     log_to_stderr()
-    serve_forever(create_app(server=server), host, port)
+    serve_forever(create_app(server=server), server, host, port)
     server.shutdown()

@@ -10,7 +10,7 @@ import signal
 from typing import Any
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGABRT, signal.SIGWINCH)
-"""Those that a worker handles itself. Not SIGTERM: we wrap that one (api/idle.py)."""
+"""Those that a worker handles itself. Not SIGTERM: we wrap that one (api/gunicorn.py)."""
 
 
 def is_gunicorn_worker() -> bool:
@@ -33,6 +33,12 @@ def graceful_timeout_s() -> float | None:
     """How long gunicorn lets this worker go on after SIGTERM; None in any other process."""
     worker = _gunicorn_worker()
     return None if worker is None else float(worker.cfg.graceful_timeout)
+
+
+def listening_addresses() -> list[Any]:
+    """The addresses, as of getsockname(), on which gunicorn has this worker accept."""
+    worker = _gunicorn_worker()
+    return [] if worker is None else [sock.getsockname() for sock in worker.sockets]
 
 
 def _gunicorn_worker() -> Any | None:

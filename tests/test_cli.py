@@ -66,6 +66,7 @@ def server_configs(draw: st.DrawFn) -> ServerConfig:
         keep_alive_s=draw(FRACTIONS),
         rate_limit_rpm=rate_limit_rpm,
         rate_limit_burst=rate_limit_burst,
+        drain_delay_s=draw(st.just(0) | FRACTIONS),
         drain_timeout_s=draw(st.just(0) | FRACTIONS),
         host=draw(TEXTS),
         port=draw(st.integers(0, 65535)),

@@ -97,7 +97,8 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed(
         ("RING_CAPACITY", "1048577"),
         ("MAX_QUEUE_DEPTH", "1048577"),
         ("DTYPE", "int3"),
-        ("DRAIN_TIMEOUT_S", "-1"),
+        ("DRAIN_DELAY_S", "-1"),
+        ("DRAIN_TIMEOUT_S", "inf"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_name(name: str, value: str) -> None:

@@ -262,8 +262,9 @@ class ServerConfig:
         rate_limit_rpm: Requests a minute that one client may make; None is no limit.
         rate_limit_burst: Requests a client may make at once; None is one minute's worth.
             Only beside rate_limit_rpm.
-        drain_timeout_s: How long what runs may go on when the server drains. Under gunicorn
-            its graceful timeout counts instead.
+        drain_delay_s: How long a server that is told to stop still takes new requests.
+        drain_timeout_s: How long what runs then may go on. Under gunicorn its graceful
+            timeout counts instead.
         host: Address to bind.
         port: Port to bind.
 
@@ -294,6 +295,7 @@ class ServerConfig:
     keep_alive_s: float = 15.0
     rate_limit_rpm: float | None = None
     rate_limit_burst: int | None = None
+    drain_delay_s: float = 0.0
     drain_timeout_s: float = 30.0
     host: str = "127.0.0.1"
     port: int = 8000
@@ -305,7 +307,8 @@ class ServerConfig:
         self.batch_config()
         for name in ("max_body_bytes", "keep_alive_s", "rate_limit_rpm", "rate_limit_burst"):
             _check_positive(name, getattr(self, name))
-        _check_not_negative("drain_timeout_s", self.drain_timeout_s)
+        for name in ("drain_delay_s", "drain_timeout_s"):
+            _check_not_negative(name, getattr(self, name))
         if self.rate_limit_burst is not None and self.rate_limit_rpm is None:
             raise ConfigError(
                 "rate_limit_burst has no effect without rate_limit_rpm: set both or neither.",

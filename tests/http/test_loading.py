@@ -82,6 +82,18 @@ def test_none_of_them_waits_longer_than_its_deadline(loading: tuple[LiveServer, 
     assert num_waiting(server) == 0
 
 
+def test_they_are_told_when_the_server_stops_before_the_model_is_there(
+    loading: tuple[LiveServer, int],
+) -> None:
+    server, _ = loading
+    whole, streamed = Waiting(server), Waiting(server, stream=True)
+    server.wait_until(lambda: num_waiting(server) == 2, "waiting")
+    assert server.stop(signal.SIGINT) == 0, server.log
+    assert (whole.wait().status, whole.answer.error["code"]) == (503, "draining")
+    assert b'"code":"draining"' in streamed.wait().body
+    assert streamed.answer.body.endswith(b"data: [DONE]\n\n")
+
+
 def test_a_worker_that_is_killed_while_it_packs_leaves_no_orphan(
     loading: tuple[LiveServer, int],
 ) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.event_stream import DONE, EventStream
 from support.live_server import LiveServer, free_port, start_program
 
 pytestmark = pytest.mark.not_under_gevent("the server is a process of its own")
@@ -19,18 +20,29 @@ pytestmark = pytest.mark.not_under_gevent("the server is a process of its own")
 TESTS = Path(__file__).parents[1]
 PROGRAM = """
 import sys
-from realtime_serve import run
+from realtime_serve import load_config, run
 from support.scripted_servers import EndlessAlphabet, serve
-run(serve(EndlessAlphabet), port=int(sys.argv[1]))
+run(serve(EndlessAlphabet, load_config()), port=int(sys.argv[1]))
 print("after run")
 """
+LONG = {"model": "alphabet", "max_tokens": 90_000, "temperature": 0}
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[LiveServer]:
+def drain_timeout_s() -> float:
+    """How long the server may go on; some tests have another one."""
+    return 1.0
+
+
+@pytest.fixture
+def server(tmp_path: Path, drain_timeout_s: float) -> Iterator[LiveServer]:
     """A program that serves an endless model with run()."""
     port = free_port()
-    environ = {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "examples")])}
+    places = [str(TESTS), str(TESTS.parent / "examples"), os.environ.get("PYTHONPATH")]
+    environ = {
+        "PYTHONPATH": os.pathsep.join(filter(None, places)),
+        "REALTIME_SERVE_DRAIN_TIMEOUT_S": str(drain_timeout_s),
+    }
     command = [sys.executable, "-c", PROGRAM, str(port)]
     server = start_program(command, port, tmp_path / "log", environ=environ)
     yield server
@@ -61,8 +73,37 @@ def test_a_client_that_goes_away_stops_its_generation(server: LiveServer) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
-def test_a_signal_ends_run_while_a_stream_is_open(server: LiveServer, number: int) -> None:
+def test_a_signal_ends_run_while_nobody_reads_an_open_stream(
+    server: LiveServer, number: int
+) -> None:
     with open_stream(server):
         assert server.stop(number) == 0, server.log
     assert "after run" in server.log
     assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+def test_a_stream_that_a_signal_cuts_says_so(server: LiveServer, number: int) -> None:
+    with EventStream(server, LONG) as stream:
+        stream.first_text()
+        server.process.send_signal(number)
+        *_, last, done = stream.rest()
+    assert (last["error"]["code"], done) == ("draining", DONE)
+    assert last["usage"]["completion_tokens"] > 0
+    assert server.process.wait(120) == 0, server.log
+    assert "after run" in server.log
+
+
+@pytest.mark.parametrize("drain_timeout_s", [1000.0])
+def test_run_waits_for_streams_but_not_for_idle_connections(server: LiveServer) -> None:
+    with (
+        EventStream(server, {**LONG, "max_tokens": 2000}) as stream,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60),
+    ):
+        stream.first_text()
+        assert server.request("GET", "/health/live").status == 200  # both are accepted by now
+        server.process.send_signal(signal.SIGTERM)
+        *_, last, done = stream.rest()
+        assert (last["choices"][0]["finish_reason"], done) == ("length", DONE)
+        assert server.process.wait(120) == 0, server.log
+    assert "after run" in server.log

@@ -1,0 +1,112 @@
+"""The client connections of this process, and which of them carry a request.
+
+A server that is told to stop waits for all its connections, but neither gunicorn nor gevent
+tells which there are: one that a client keeps for later, or has opened in advance and not used
+yet, looks like one that is being answered. So the kernel is asked which there are, and the app
+says which of them it is answering. To shut the reading side of one that is idle makes the
+server close it, as if its client had.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import os
+import socket
+import stat
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from flask import Flask, Response, request
+
+from realtime_serve.api.client import client_socket
+
+DESCRIPTORS = "/proc/self/fd"
+
+
+class ClientConnections:
+    """The connections that clients have to this process.
+
+    Args:
+        app: Whose requests keep a connection busy; not serving yet.
+    """
+
+    def __init__(self, app: Flask) -> None:
+        self._endpoints: set[Any] = set()
+        self._busy: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._idle_before: set[int] = set()
+        app.before_request(self._note_busy)
+        app.after_request(self._note_idle_when_closed)
+
+    def know_listeners(self, addresses: Iterable[Any]) -> None:
+        """Take those for our connections that were accepted there.
+
+        Args:
+            addresses: Where the process listens, as getsockname() gives it.
+        """
+        self._endpoints = {_endpoint(address) for address in addresses}
+
+    def shut_idle(self) -> None:
+        """Shut the reading side of the connections that were idle at the last call, too.
+
+        One that is new may have its request on the way to us.
+        """
+        idle = set()
+        busy = {_inode(sock.fileno()) for sock in self._busy if sock.fileno() >= 0}
+        for sock in self._open_sockets():
+            inode = _inode(sock.fileno())
+            if inode in self._idle_before and inode not in busy:
+                _shut(sock, _socket.SHUT_RD)
+            idle.add(inode)
+        self._idle_before = idle - busy
+
+    def shut_all(self) -> None:
+        """Cut all connections, whatever is under way on them: for their clients that is the end."""
+        for sock in self._open_sockets():
+            _shut(sock, _socket.SHUT_RDWR)
+
+    def _open_sockets(self) -> Iterator[_socket.socket]:
+        """Duplicates of our connections' sockets, each closed again before the next.
+
+        They are of C's own type: the one that gevent puts in its place would interrupt whoever
+        waits for the connection.
+        """
+        for name in os.listdir(DESCRIPTORS):
+            with contextlib.suppress(OSError):  # closed meanwhile, or without an address
+                if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                    yield from self._if_ours(_socket.socket(fileno=os.dup(int(name))))
+
+    def _if_ours(self, sock: _socket.socket) -> Iterator[_socket.socket]:
+        try:
+            sock.getpeername()  # fails for those that only listen
+            if _endpoint(sock.getsockname()) in self._endpoints:
+                yield sock
+        finally:
+            sock.close()
+
+    def _note_busy(self) -> None:
+        sock = client_socket(request.environ)
+        if sock is not None:
+            self._busy.add(sock)
+
+    def _note_idle_when_closed(self, response: Response) -> Response:
+        sock = client_socket(request.environ)
+        if sock is not None:
+            response.call_on_close(lambda: self._busy.discard(sock))
+        return response
+
+
+def _endpoint(address: Any) -> Any:
+    """What a listener and its connections share: the port, or the path of a Unix socket."""
+    return address[1] if isinstance(address, tuple) else address
+
+
+def _inode(descriptor: int) -> int:
+    """What duplicates of one socket share."""
+    return os.fstat(descriptor).st_ino
+
+
+def _shut(sock: _socket.socket, how: int) -> None:
+    with contextlib.suppress(OSError):  # the client has closed it already
+        sock.shutdown(how)

@@ -1,0 +1,85 @@
+"""What signals do to a gunicorn worker: our part first, then its own.
+
+By itself a worker that gets SIGTERM cuts what runs longer than its graceful timeout, and one
+that gets SIGINT or SIGQUIT cuts everything, without a word to any client.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any, cast
+
+from flask import Flask
+
+from realtime_serve.api.connections import ClientConnections
+from realtime_serve.api.shutdown import Shutdown
+from realtime_serve.server import InferenceServer
+from realtime_serve.worker_processes import is_gunicorn_worker, listening_addresses
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+class WorkerSignals:
+    """Puts our handlers before those of a gunicorn worker, and does nothing anywhere else.
+
+    Args:
+        app: What the worker serves; not serving yet.
+        server: What is drained.
+    """
+
+    def __init__(self, app: Flask, server: InferenceServer) -> None:
+        self._server = server
+        self._connections = ClientConnections(app)
+        self._installed_in: int | None = None
+        # Under --preload there is no worker yet. Its first request finds one.
+        app.before_request(self.install)
+
+    def install(self) -> None:
+        """Install the handlers, once in each worker process.
+
+        Only a main thread can. So in one case they are missing: where requests have threads
+        of their own, under --preload.
+        """
+        pid = os.getpid()
+        if self._installed_in == pid or threading.get_native_id() != pid:
+            return
+        self._installed_in = pid
+        if is_gunicorn_worker():
+            self._install()
+
+    def _install(self) -> None:
+        self._connections.know_listeners(listening_addresses())
+        # Both are left to the worker, by signals that our handlers let pass. The second one is
+        # there because it looks only once a second whether it may go, and could be killed first.
+        signal_self = partial(os.kill, os.getpid())
+        shutdown = Shutdown(
+            self._server,
+            self._connections,
+            close_listener=partial(signal_self, signal.SIGTERM),
+            end_process=partial(signal_self, signal.SIGQUIT),
+        )
+        _put_before(signal.SIGTERM, partial(_stop, shutdown))
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            _put_before(number, partial(_quit, self._server))
+
+
+def _stop(shutdown: Shutdown, own: Handler, number: int, frame: FrameType | None) -> None:
+    shutdown.begin()
+    if shutdown.may_close_listener:
+        own(number, frame)
+
+
+def _quit(server: InferenceServer, own: Handler, number: int, frame: FrameType | None) -> None:
+    """End all streams with a reason, in the tenth of a second that the worker still lives."""
+    server.drain(timeout_s=0.0)
+    own(number, frame)
+
+
+def _put_before(number: int, ours: Callable[[Handler, int, FrameType | None], None]) -> None:
+    own = cast(Handler, signal.getsignal(number))
+    signal.signal(number, partial(ours, own))
