@@ -9,10 +9,14 @@ before a fork.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from flask import Blueprint, Flask, request
 
+from realtime_serve.api.admin import admin_blueprint
 from realtime_serve.api.client import deadline_at_s
 from realtime_serve.api.health import health_blueprint
 from realtime_serve.api.hooks import answer_errors, run_chain, run_chain_for_unknown_paths
@@ -42,6 +46,8 @@ class RealtimeServe:
         middleware: Your own middleware, inside ours.
         app: Calls init_app with it.
         url_prefix: As for init_app.
+        stop_process: Ends the process in good order once /admin/drain has been called; None
+            leaves that to others.
 
     Raises:
         ConfigError: The configuration is wrong, or both a server and a config are given.
@@ -55,6 +61,7 @@ class RealtimeServe:
         middleware: Sequence[Middleware] = (),
         app: Flask | None = None,
         url_prefix: str | None = None,
+        stop_process: Callable[[], None] | None = None,
     ) -> None:
         if server is None:
             server = InferenceServer(config if config is not None else load_config())
@@ -62,6 +69,7 @@ class RealtimeServe:
         self.metrics = MetricsCollector(server.registry.all)
         self.chain = MiddlewareChain([*self._own_middleware(), *middleware])
         self._opening = ModelOpening(server)
+        self._stop_process = stop_process
         if app is not None:
             self.init_app(app, url_prefix=url_prefix)
 
@@ -83,7 +91,7 @@ class RealtimeServe:
         run_chain(openai, self.chain, self._require_model)
         health = health_blueprint(self.server, self.metrics, name)
         health.before_request(self._opening.start_aside)
-        return [openai, health]
+        return [openai, health, *self._admin(name)]
 
     def start(self) -> None:
         """Start loading the configured model, unless models are registered already.
@@ -100,6 +108,14 @@ class RealtimeServe:
         if len(self.server.registry) == 0:
             self._opening.require(deadline_at_s(request.headers, streamed=True))
 
+    def _admin(self, name: str) -> list[Blueprint]:
+        """The blueprint below /admin; none unless there is a key for it."""
+        if self.server.config.admin_api_key is None:
+            return []
+        admin = admin_blueprint(self.server, self._stop_process, name)
+        run_chain(admin, self.chain)
+        return [admin]
+
     def _own_middleware(self) -> list[Middleware]:
         config = self.server.config
         members: list[Middleware] = [RequestLogger(), self.metrics]
@@ -113,6 +129,7 @@ def create_app(
     *,
     server: InferenceServer | None = None,
     middleware: Sequence[Middleware] = (),
+    stop_process: Callable[[], None] | None = None,
 ) -> Flask:
     """Make a Flask app that serves models and nothing else.
 
@@ -120,6 +137,7 @@ def create_app(
         config: Configuration; None loads it from the file and the environment.
         server: A server of your own instead.
         middleware: Your own middleware, inside ours.
+        stop_process: See RealtimeServe.
 
     Returns:
         The app; `app.extensions["realtime_serve"]` is its RealtimeServe.
@@ -131,7 +149,9 @@ def create_app(
     # Werkzeug would answer `//` in a path with a redirect to wherever the Host header says.
     app.url_map.merge_slashes = False
     answer_errors(app)
-    serve = RealtimeServe(server, config=config, middleware=middleware, app=app)
+    serve = RealtimeServe(
+        server, config=config, middleware=middleware, app=app, stop_process=stop_process
+    )
     run_chain_for_unknown_paths(app, serve.chain)
     return app
 
@@ -167,5 +187,6 @@ def run(server: InferenceServer, host: str = "127.0.0.1", port: int = 8000) -> N
     from realtime_serve.api.pywsgi import serve_forever
 
     log_to_stderr()
-    serve_forever(create_app(server=server), server, host, port)
+    app = create_app(server=server, stop_process=partial(os.kill, os.getpid(), signal.SIGTERM))
+    serve_forever(app, server, host, port)
     server.shutdown()

@@ -56,6 +56,14 @@ class ContextLengthExceededError(InvalidRequestError):
     default_code = "context_length_exceeded"
 
 
+class AuthenticationError(ServeError):
+    """The request's key is missing or wrong."""
+
+    status = 401
+    type = "authentication_error"
+    default_code = "invalid_api_key"
+
+
 class NotFoundError(ServeError):
     """No such path."""
 
@@ -76,6 +84,14 @@ class MethodNotAllowedError(ServeError):
     status = 405
     type = "invalid_request_error"
     default_code = "method_not_allowed"
+
+
+class ConflictError(ServeError):
+    """What is asked for cannot be done where, or as, this server runs."""
+
+    status = 409
+    type = "invalid_request_error"
+    default_code = "conflict"
 
 
 class BodyTooLargeError(ServeError):

@@ -6,6 +6,7 @@ may replace some of them.
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
 
@@ -39,6 +40,17 @@ def listening_addresses() -> list[Any]:
     """The addresses, as of getsockname(), on which gunicorn has this worker accept."""
     worker = _gunicorn_worker()
     return [] if worker is None else [sock.getsockname() for sock in worker.sockets]
+
+
+def stop_all_workers() -> None:
+    """Have gunicorn stop with all its workers, as SIGTERM does; elsewhere, nothing. Any thread.
+
+    Raises:
+        PermissionError: gunicorn's master runs as another user.
+    """
+    worker = _gunicorn_worker()
+    if worker is not None:
+        os.kill(worker.ppid, signal.SIGTERM)
 
 
 def _gunicorn_worker() -> Any | None:

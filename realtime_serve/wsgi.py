@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 
-from realtime_serve.api.gunicorn import WorkerSignals
+from realtime_serve.api.gunicorn import WorkerSignals, stop_gunicorn
 from realtime_serve.app import EXTENSION, create_app, log_to_stderr
 from realtime_serve.worker_processes import is_gunicorn_worker
 
@@ -20,7 +20,7 @@ default 5 ms a token's wake-up can be 4 ms late. Set here only, where the proces
 
 sys.setswitchinterval(SWITCH_INTERVAL_S)
 log_to_stderr()
-app = create_app()
+app = create_app(stop_process=stop_gunicorn)
 _extension = app.extensions[EXTENSION]
 _signals = WorkerSignals(app, _extension.server)
 if is_gunicorn_worker():

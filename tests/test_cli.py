@@ -28,6 +28,7 @@ from realtime_serve.types import (
 )
 
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1)
 GPU_DTYPES = ("auto", "float32", "bfloat16")
 COUNTS = st.integers(1, 2**63)
 FRACTIONS = st.floats(0, sys.float_info.max, exclude_min=True)
@@ -66,6 +67,7 @@ def server_configs(draw: st.DrawFn) -> ServerConfig:
         keep_alive_s=draw(FRACTIONS),
         rate_limit_rpm=rate_limit_rpm,
         rate_limit_burst=rate_limit_burst,
+        admin_api_key=draw(st.none() | KEYS),
         drain_delay_s=draw(st.just(0) | FRACTIONS),
         drain_timeout_s=draw(st.just(0) | FRACTIONS),
         host=draw(TEXTS),

@@ -99,6 +99,8 @@ def test_an_unknown_key_is_refused_and_the_known_ones_are_listed(
         ("DTYPE", "int3"),
         ("DRAIN_DELAY_S", "-1"),
         ("DRAIN_TIMEOUT_S", "inf"),
+        ("ADMIN_API_KEY", "two words"),
+        ("ADMIN_API_KEY", "caf\u00e9"),
     ],
 )
 def test_a_bad_value_is_refused_by_its_name(name: str, value: str) -> None:
@@ -138,3 +140,12 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_budget_smaller_than_the_batch_is_refused() -> None:
     with pytest.raises(ConfigError, match="max_batch_tokens"):
         load_config(environ={}, max_num_seqs=64, max_batch_tokens=32)
+
+
+@pytest.mark.parametrize("text", ["admin_api_key = 'pass word'", "admin_api_key = 7734"])
+def test_a_key_that_is_refused_is_not_shown(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path / "serve.toml", text), environ={})
+    assert caught.value.param == "admin_api_key"
+    assert "word" not in caught.value.message
+    assert "7734" not in caught.value.message

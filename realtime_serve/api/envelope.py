@@ -9,6 +9,8 @@ import math
 from typing import Any
 
 from realtime_serve.errors import (
+    AuthenticationError,
+    ConflictError,
     DeadlineExceededError,
     EngineError,
     ModelLoadError,
@@ -25,8 +27,8 @@ MAX_RETRY_AFTER_S = 3600.0
 
 _RETRY = (RateLimitedError, OverloadedError, NotReadyError)
 
-_DO_NOT_RETRY = (DeadlineExceededError, EngineError, ModelLoadError)
-"""SDKs retry every 5xx; these would only do the same work again for nothing."""
+_DO_NOT_RETRY = (ConflictError, DeadlineExceededError, EngineError, ModelLoadError)
+"""SDKs retry every 409 and 5xx; these would only do the same work again for nothing."""
 
 
 def error_envelope(error: Exception) -> dict[str, Any]:
@@ -57,12 +59,15 @@ def error_headers(error: Exception) -> dict[str, str]:
 
     Returns:
         Retry-After (whole seconds, at least 1), retry-after-ms and x-should-retry where
-        waiting helps; x-should-retry alone where it does not but an SDK would; else none.
+        waiting helps; x-should-retry alone where it does not but an SDK would; how to
+        authenticate where that is missing; else none.
     """
     if isinstance(error, _RETRY):
         return {**_retry_after(error.retry_after_s), "x-should-retry": "true"}
     if isinstance(error, _DO_NOT_RETRY):
         return {"x-should-retry": "false"}
+    if isinstance(error, AuthenticationError):
+        return {"WWW-Authenticate": "Bearer"}
     return {}
 
 

@@ -18,10 +18,30 @@ from flask import Flask
 
 from realtime_serve.api.connections import ClientConnections
 from realtime_serve.api.shutdown import Shutdown
+from realtime_serve.errors import ConflictError
 from realtime_serve.server import InferenceServer
-from realtime_serve.worker_processes import is_gunicorn_worker, listening_addresses
+from realtime_serve.worker_processes import (
+    is_gunicorn_worker,
+    listening_addresses,
+    stop_all_workers,
+)
 
 Handler = Callable[[int, FrameType | None], Any]
+
+
+def stop_gunicorn() -> None:
+    """Have gunicorn stop, with all its workers; elsewhere, do nothing.
+
+    Raises:
+        ConflictError: It does not listen to this process.
+    """
+    try:
+        stop_all_workers()
+    except PermissionError:
+        raise ConflictError(
+            "gunicorn's master runs as another user, whom its workers cannot stop. "
+            "Send it SIGTERM instead."
+        ) from None
 
 
 class WorkerSignals:

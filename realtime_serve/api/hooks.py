@@ -38,7 +38,9 @@ def current_context() -> RequestContext:
     return cast(RequestContext, g.realtime_serve_context)
 
 
-def run_chain(blueprint: Blueprint, chain: MiddlewareChain, start: Callable[[], None]) -> None:
+def run_chain(
+    blueprint: Blueprint, chain: MiddlewareChain, start: Callable[[], None] = lambda: None
+) -> None:
     """Have `blueprint` run the chain around its requests, and answer errors in our envelope.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from realtime_serve.errors import ConfigError
@@ -67,8 +67,9 @@ def _check_types(config: BatchConfig | ModelConfig | ServerConfig) -> None:
         accepted = _ACCEPTED.get(annotations[each.name], annotations[each.name])
         is_number = accepted is not bool  # True is an int to isinstance
         if (is_number and isinstance(value, bool)) or not isinstance(value, accepted):
+            shown = repr(value) if each.repr else f"a {type(value).__name__}"  # keys are secret
             raise ConfigError(
-                f"{each.name} must be of type {each.type}, not {value!r}.", param=each.name
+                f"{each.name} must be of type {each.type}, not {shown}.", param=each.name
             )
         if isinstance(value, str):
             _check_text(each.name, value)
@@ -100,6 +101,14 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 def _check_at_most(name: str, value: int, maximum: int) -> None:
     if value > maximum:
         raise ConfigError(f"{name} must be at most {maximum}, not {value}.", param=name)
+
+
+def _check_key(name: str, key: str | None) -> None:
+    """Refuse what no client can send in a header, and do not show it."""
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(
+            f"{name} must be of printable ASCII characters without spaces.", param=name
+        )
 
 
 def _check_runs_on(device: Device, dtype: DType) -> None:
@@ -262,6 +271,7 @@ class ServerConfig:
         rate_limit_rpm: Requests a minute that one client may make; None is no limit.
         rate_limit_burst: Requests a client may make at once; None is one minute's worth.
             Only beside rate_limit_rpm.
+        admin_api_key: Key of the routes below /admin; None: there are none.
         drain_delay_s: How long a server that is told to stop still takes new requests.
         drain_timeout_s: How long what runs then may go on. Under gunicorn its graceful
             timeout counts instead.
@@ -295,6 +305,7 @@ class ServerConfig:
     keep_alive_s: float = 15.0
     rate_limit_rpm: float | None = None
     rate_limit_burst: int | None = None
+    admin_api_key: str | None = field(default=None, repr=False)
     drain_delay_s: float = 0.0
     drain_timeout_s: float = 30.0
     host: str = "127.0.0.1"
@@ -309,6 +320,7 @@ class ServerConfig:
             _check_positive(name, getattr(self, name))
         for name in ("drain_delay_s", "drain_timeout_s"):
             _check_not_negative(name, getattr(self, name))
+        _check_key("admin_api_key", self.admin_api_key)
         if self.rate_limit_burst is not None and self.rate_limit_rpm is None:
             raise ConfigError(
                 "rate_limit_burst has no effect without rate_limit_rpm: set both or neither.",

@@ -26,6 +26,7 @@ run(serve(EndlessAlphabet, load_config()), port=int(sys.argv[1]))
 print("after run")
 """
 LONG = {"model": "alphabet", "max_tokens": 90_000, "temperature": 0}
+KEY = "key"
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def server(tmp_path: Path, drain_timeout_s: float) -> Iterator[LiveServer]:
     environ = {
         "PYTHONPATH": os.pathsep.join(filter(None, places)),
         "REALTIME_SERVE_DRAIN_TIMEOUT_S": str(drain_timeout_s),
+        "REALTIME_SERVE_ADMIN_API_KEY": KEY,
     }
     command = [sys.executable, "-c", PROGRAM, str(port)]
     server = start_program(command, port, tmp_path / "log", environ=environ)
@@ -106,4 +108,11 @@ def test_run_waits_for_streams_but_not_for_idle_connections(server: LiveServer) 
         *_, last, done = stream.rest()
         assert (last["choices"][0]["finish_reason"], done) == ("length", DONE)
         assert server.process.wait(120) == 0, server.log
+    assert "after run" in server.log
+
+
+def test_draining_over_http_ends_run(server: LiveServer) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    assert server.request("POST", "/admin/drain", headers=headers).status == 202
+    assert server.process.wait(120) == 0, server.log
     assert "after run" in server.log
