@@ -8,16 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from realtime_serve import gunicorn_conf
 from realtime_serve.config import CONFIG_FILE_VARIABLE, ENV_PREFIX, load_config, to_texts
 from realtime_serve.default_model import default_model_path
 from realtime_serve.errors import ServeError
 from realtime_serve.types import DEVICES, DTYPES, ServerConfig
-
-KEEP_ALIVE_S = 10
-"""gunicorn's 2 s races with clients that keep pooled connections for 5 s."""
-
-WORKER_TIMEOUT_S = 60
-"""A worker that holds the GIL for less than this is slow, not dead."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,12 +48,14 @@ def gunicorn_command(config: ServerConfig) -> list[str]:
         sys.executable,
         "-m",
         "gunicorn",
-        "--worker-class=gevent",
+        f"--worker-class={gunicorn_conf.worker_class}",
         f"--bind={_bind_address(config)}",
-        f"--keep-alive={KEEP_ALIVE_S}",
-        f"--timeout={WORKER_TIMEOUT_S}",
+        f"--timeout={gunicorn_conf.timeout}",
+        f"--keep-alive={gunicorn_conf.keepalive}",
+        f"--graceful-timeout={gunicorn_conf.graceful_timeout}",
+        f"--worker-connections={gunicorn_conf.worker_connections}",
         "--no-control-socket",
-        "realtime_serve.wsgi:app",
+        gunicorn_conf.wsgi_app,
     ]
 
 

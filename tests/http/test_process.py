@@ -122,6 +122,22 @@ def test_the_command_serves_the_same_app(tmp_path: Path, gguf_path: str) -> None
     assert server.stop() == 0, server.log
 
 
+def test_the_settings_for_gunicorn_serve_the_app_and_open_no_control_socket(
+    tmp_path: Path, gguf_path: str
+) -> None:
+    port, home = free_port(), tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:realtime_serve.gunicorn_conf"]
+    environ = {"HOME": str(home), "REALTIME_SERVE_MODEL": gguf_path}
+    environ |= {"REALTIME_SERVE_CACHE_DIR": "none", "XDG_RUNTIME_DIR": str(home)}
+    server = start_program(
+        [*command, f"--bind=127.0.0.1:{port}"], port, tmp_path / "log", environ=environ
+    )
+    assert "Using worker: gevent" in server.log
+    assert [path for path in tmp_path.rglob("*") if path.is_socket()] == []
+    assert server.stop() == 0, server.log
+
+
 def test_the_command_refuses_a_missing_model_in_one_line(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "realtime_serve.cli", "serve", str(tmp_path / "absent.gguf")],
