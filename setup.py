@@ -17,6 +17,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from os.path import exists
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -45,6 +46,18 @@ C_SOURCES = {
     "token_ring": ["token_ring"],
     "batch_queue": ["batch_queue", "deadline"],
     "native_thread": ["native_thread", "deadline"],
+    "event_streams": [
+        "token_ring",
+        "streams/byte_buffer",
+        "streams/json_escape",
+        "streams/utf8",
+        "streams/text_table",
+        "streams/text_decoder",
+        "streams/token_times",
+        "streams/event_stream",
+        "streams/chunked_output",
+        "streams/stream_drain",
+    ],
 }
 
 KERNELS = Path("csrc/kernels")
@@ -73,7 +86,7 @@ def sanitizer_flags() -> list[str]:
 def extension(name: str, c_sources: list[str]) -> Extension:
     """One extension: its Cython file, the C files below it, and what they depend on."""
     headers = [f"csrc/{source}.h" for source in c_sources]
-    declarations = [f"csrc/{source}.pxd" for source in c_sources]
+    declarations = [path for path in (f"csrc/{source}.pxd" for source in c_sources) if exists(path)]
     return Extension(
         f"realtime_serve._{name}",
         [f"csrc/_{name}.pyx", *(f"csrc/{source}.c" for source in c_sources)],

@@ -158,6 +158,7 @@ class Model:
             ring=TokenRing(self._batch_config.ring_capacity),
             detokenizer=self.text.tokenizer.new_detokenizer(),
             admission=self._batch,
+            text_table=self.text.tokenizer.text_table,
         )
         try:
             stream.queue_handle = self._batch.put(stream.feed, request.priority)

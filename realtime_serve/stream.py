@@ -3,8 +3,9 @@
 A stream has two ends. The inference thread holds the StreamFeed: the ring it
 fills and the parker it wakes. The consumer holds the TokenStream: it drains the
 ring and turns ids into whole characters, cut at stop strings. Text is made here,
-above the ring; the inference thread sees ids only. The feed does not know the
-stream, so a stream that its consumer forgets is collected and thereby cancelled.
+above the ring; the inference thread sees ids only. Where nobody wants the tokens but
+as events, C drains the ring in the stream's place (`new_events`). The feed does not
+know the stream, so a stream that its consumer forgets is collected and thereby cancelled.
 
 A stream ends once. The engine ends it through the ring's terminal state; the
 consumer ends it by a stop string, a deadline or close(), which ask the engine to
@@ -15,12 +16,13 @@ from __future__ import annotations
 
 import time
 import weakref
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Protocol, Self
+from functools import partial
+from typing import Protocol, Self, TypeVar
 
 from realtime_serve import _token_ring as ring_states
+from realtime_serve._event_streams import EventStream, TextTable
 from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
 from realtime_serve.errors import (
     DeadlineExceededError,
@@ -29,15 +31,12 @@ from realtime_serve.errors import (
     ServeError,
 )
 from realtime_serve.native import Parker, new_parker
+from realtime_serve.stream_statistics import StreamStatistics
 from realtime_serve.text.detokenizer import Detokenizer
 from realtime_serve.text.stop import StopMatcher
 from realtime_serve.types import FinishReason, InferenceRequest, StreamToken, Usage
 
-ITL_BUCKETS_S = (
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04,
-    0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
-)  # fmt: skip
-"""Upper bounds of the inter-token histogram: fine from 0.1 ms, where small models live."""
+T = TypeVar("T", list[StreamToken], bytes)
 
 RING_STATES = {
     FinishReason.STOP: ring_states.STOP,
@@ -59,49 +58,18 @@ class Admission(Protocol):
         """Wake the inference thread."""
 
 
-class StreamStatistics:
-    """When things happened to one stream, in monotonic seconds, and how many tokens it gave.
+class EventSource(Protocol):
+    """What takes a stream's tokens and makes events of them: EventStream or SocketStream."""
 
-    `scheduled_at_s` and `num_cached_tokens` are written by the inference thread, everything
-    else by the consumer.
-    """
+    def take(self) -> bytes:
+        """Take the tokens that are ready; returns the events that the caller has to send."""
 
-    __slots__ = (
-        "finished_at_s",
-        "first_token_at_s",
-        "inter_token_counts",
-        "inter_token_sum_s",
-        "last_token_at_s",
-        "num_cached_tokens",
-        "num_tokens",
-        "scheduled_at_s",
-        "submitted_at_s",
-    )
+    @property
+    def end_state(self) -> int:
+        """The ring's terminal state once the last token was taken; OPEN before."""
 
-    def __init__(self, submitted_at_s: float) -> None:
-        self.submitted_at_s = submitted_at_s
-        self.scheduled_at_s: float | None = None
-        self.first_token_at_s: float | None = None
-        self.last_token_at_s: float | None = None
-        self.finished_at_s: float | None = None
-        self.num_cached_tokens = 0
-        self.num_tokens = 0
-        self.inter_token_sum_s = 0.0
-        self.inter_token_counts = [0] * (len(ITL_BUCKETS_S) + 1)
-
-    def note_tokens(self, count: int, now_s: float) -> None:
-        """Count tokens that became visible together; the later ones have no gap."""
-        self.num_tokens += count
-        if self.last_token_at_s is None:
-            self.first_token_at_s = now_s
-        else:
-            self._note_gap(now_s - self.last_token_at_s)
-        self.inter_token_counts[0] += count - 1
-        self.last_token_at_s = now_s
-
-    def _note_gap(self, gap_s: float) -> None:
-        self.inter_token_sum_s += gap_s
-        self.inter_token_counts[bisect_left(ITL_BUCKETS_S, gap_s)] += 1
+    def take_starved(self) -> bool:
+        """Whether the engine has to be kicked; True once."""
 
 
 class StreamFeed:
@@ -151,6 +119,7 @@ class TokenStream:
         ring: Its ring.
         detokenizer: Turns its ids into text.
         admission: The queue it waits in.
+        text_table: Does so in C, for `new_events`; None if only the detokenizer can.
     """
 
     def __init__(
@@ -160,6 +129,7 @@ class TokenStream:
         ring: TokenRing,
         detokenizer: Detokenizer,
         admission: Admission,
+        text_table: TextTable | None = None,
     ) -> None:
         self.request = request
         self.statistics = StreamStatistics(time.monotonic())
@@ -170,6 +140,7 @@ class TokenStream:
         self._parker = new_parker()
         self.feed = StreamFeed(request, ring, self._parker, self.statistics)
         self._detokenizer = detokenizer
+        self._text_table = text_table
         self._stops = StopMatcher(request.sampling.stop)
         self._admission = admission
         self._unended: list[StreamToken] = []
@@ -235,27 +206,57 @@ class TokenStream:
             At least one token, or an empty list when the timeout passed or the stream
             ended without another token: look at `ended`.
         """
+        return self._wait(self._read_ready, [], timeout_s)
+
+    def new_events(self, prefix: bytes, suffix: bytes) -> EventStream | None:
+        """Have the stream's events made in C; from then on `read_events`, and never `read`.
+
+        Args:
+            prefix: What stands before the text in each event.
+            suffix: What stands behind it.
+
+        Returns:
+            What makes the events; None if that takes Python, for stop strings or an
+            unusual vocabulary.
+        """
+        if self._text_table is None or self.request.sampling.stop:
+            return None
+        times = self.statistics.token_times
+        return EventStream(self._ring, self._text_table, times, prefix, suffix)
+
+    def read_events(self, source: EventSource, timeout_s: float | None = None) -> bytes:
+        """Wait for tokens that have text and return their events.
+
+        Args:
+            source: What `new_events` returned, or what sends its events.
+            timeout_s: Longest wait; None has no limit.
+
+        Returns:
+            The events; empty when the timeout passed or the stream ended without another
+            one: look at `ended`. A source that sends them returns none at all.
+        """
+        return self._wait(partial(self._take_events, source), b"", timeout_s)
+
+    def _wait(self, take: Callable[[], T], nothing: T, timeout_s: float | None) -> T:
+        """Call `take` until it returns something, the stream ends or the timeout passes."""
         give_up_at_s = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.ended:
             if self._ring.cancel_state == ring_states.CANCELLED:
                 is_cut = self.feed.error is not None
                 self._finish(FinishReason.ERROR if is_cut else FinishReason.CANCELLED)
-                return []
+                break
             try:
-                tokens = self._read_ready()
+                taken = take()
             except Exception as cause:  # a token that cannot be decoded fails its own stream
-                self._ask_to_end(FinishReason.CANCELLED)
-                self.feed.error = EngineError("The answer could not be decoded.")
-                self.feed.error.__cause__ = cause
-                self._finish(FinishReason.ERROR)
-                return []
-            if tokens or self.ended:
-                return tokens
+                self._fail(cause)
+                break
+            if taken or self.ended:
+                return taken
             now_s = time.monotonic()
             if self._expire(now_s) or (give_up_at_s is not None and now_s >= give_up_at_s):
-                return []
+                break
             self._parker.park(self._patience_s(now_s, give_up_at_s))
-        return []
+        return nothing
 
     def close(self) -> None:
         """End the stream; what is not finished is cancelled. May be called again."""
@@ -274,6 +275,14 @@ class TokenStream:
         self._ask_to_end(FinishReason.CANCELLED)
         self._parker.waker.add(self._parker)
         self._parker.waker.flush()
+
+    def _take_events(self, source: EventSource) -> bytes:
+        events = source.take()
+        if source.take_starved():
+            self._admission.kick()
+        if source.end_state != ring_states.OPEN:
+            self._finish(_REASONS_BY_STATE[source.end_state])
+        return events
 
     def _read_ready(self) -> list[StreamToken]:
         state = self._ring.state  # before the pop: a terminal state then covers all records
@@ -308,7 +317,7 @@ class TokenStream:
             if cut:
                 break
         if tokens:
-            self.statistics.note_tokens(len(tokens), time.monotonic())
+            self.statistics.token_times.note(len(tokens), time.monotonic())
         return tokens, cut
 
     def _last_tokens(self, tokens: list[StreamToken], reason: FinishReason) -> list[StreamToken]:
@@ -341,6 +350,12 @@ class TokenStream:
         self._ring.request_cancel(RING_STATES[reason])
         if self.queue_handle is None or not self._admission.remove(self.queue_handle):
             self._admission.kick()
+
+    def _fail(self, cause: Exception) -> None:
+        self._ask_to_end(FinishReason.CANCELLED)
+        self.feed.error = EngineError("The answer could not be decoded.")
+        self.feed.error.__cause__ = cause
+        self._finish(FinishReason.ERROR)
 
     def _finish(self, reason: FinishReason) -> None:
         self.finish_reason = reason

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 NOT_COPIED = shutil.ignore_patterns(".*", "build", "dist", "shared", "__pycache__")
 
-EXTENSIONS = ("_batch_queue", "_kernels", "_native_thread", "_token_ring")
+EXTENSIONS = ("_batch_queue", "_event_streams", "_kernels", "_native_thread", "_token_ring")
 
 IMPORT_EVERYTHING = """
 import importlib, os, sys

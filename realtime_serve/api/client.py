@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sized
+from typing import Any, TypeVar
 
 from werkzeug.datastructures import Headers
 
 from realtime_serve.errors import InvalidRequestError
 from realtime_serve.native import PROBE_INTERVAL_S, DisconnectWatch
 from realtime_serve.stream import TokenStream
-from realtime_serve.types import StreamToken
+
+T = TypeVar("T", bound=Sized)
 
 PYWSGI_SOCKET = "realtime_serve.socket"
 """Where our handler for gevent's server puts the client's socket."""
@@ -66,32 +67,33 @@ def _seconds(text: str | None) -> float | None:
 
 
 def read_while_connected(
-    stream: TokenStream, environ: Mapping[str, Any], idle_s: float
-) -> Iterator[list[StreamToken]]:
+    stream: TokenStream,
+    environ: Mapping[str, Any],
+    idle_s: float,
+    read: Callable[[float], T],
+) -> Iterator[T]:
     """Read a stream until it ends; cancel it as soon as its client has gone.
 
     Args:
         stream: What to read; closed at the end.
         environ: The request's WSGI environment.
-        idle_s: An empty list is yielded after this long without a token.
+        idle_s: Something empty is yielded after this long without a token.
+        read: Waits for what is ready, at most as many seconds as it is told; returns
+            something empty if there is nothing.
 
     Yields:
-        The tokens that are ready, all at once; never empty but for idleness.
+        What was read; never empty but for idleness.
     """
     watch = DisconnectWatch(client_socket(environ), stream.cancel)
-    silent_s = 0.0
-    wait_s = idle_s if watch.watched else min(idle_s, PROBE_INTERVAL_S)
+    quiet_since_s = time.monotonic()
     try:
         while not stream.ended:
-            tokens = stream.read(wait_s)
-            if tokens:
-                silent_s = 0.0
-                yield tokens
-            elif not stream.ended:
-                silent_s += wait_s
-                if silent_s >= idle_s:
-                    silent_s = 0.0
-                    yield []
+            wait_s = quiet_since_s + idle_s - time.monotonic()
+            ready = read(wait_s if watch.watched else min(wait_s, PROBE_INTERVAL_S))
+            quiet_since_s = max(quiet_since_s, stream.statistics.last_token_at_s or 0.0)
+            if ready or time.monotonic() >= quiet_since_s + idle_s:
+                quiet_since_s = time.monotonic()
+                yield ready
             if not watch.watched and watch.gone():
                 stream.cancel()
     finally:

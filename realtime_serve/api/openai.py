@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -44,7 +45,8 @@ from realtime_serve.api.sse import (
 )
 from realtime_serve.model import Model
 from realtime_serve.server import InferenceServer, new_request_id, to_response
-from realtime_serve.stream import StreamStatistics, TokenStream
+from realtime_serve.stream import TokenStream
+from realtime_serve.stream_statistics import StreamStatistics
 from realtime_serve.types import InferenceRequest
 
 logger = logging.getLogger("realtime_serve.api")
@@ -185,17 +187,24 @@ def _events(
     """Yield the events; all tokens that are ready at once go into one piece."""
     yield writer.start() or KEEP_ALIVE  # sends the headers now, not with the first token
     try:
-        for tokens in read_while_connected(stream, environ, keep_alive_s):
-            events = b"".join([writer.text(token.text) for token in tokens if token.text])
-            if events:
-                yield events
-            elif not tokens:
-                yield KEEP_ALIVE
+        read = event_reader(stream, writer)
+        for events in read_while_connected(stream, environ, keep_alive_s, read):
+            yield events or KEEP_ALIVE
         ending = _ending(stream, writer)
     except Exception as error:  # the status is out: an event has to say it
         logger.exception("A stream failed")
         ending = error_event(error, stream.usage) + DONE
     yield ending
+
+
+def event_reader(stream: TokenStream, writer: ChunkWriter) -> Callable[[float], bytes]:
+    """What waits for the next events of a stream, made in C if it can make them."""
+    source = stream.new_events(*writer.frame)
+    if source is not None:
+        return partial(stream.read_events, source)
+    return lambda timeout_s: b"".join(
+        [writer.text(token.text) for token in stream.read(timeout_s) if token.text]
+    )
 
 
 def _ending(stream: TokenStream, writer: ChunkWriter) -> bytes:
@@ -219,7 +228,8 @@ def _head(call: GenerationCall, stream: TokenStream) -> dict[str, Any]:
 
 
 def _answer(stream: TokenStream, render: Callable[..., dict[str, Any]]) -> Response:
-    tokens = [t for ready in read_while_connected(stream, request.environ, IDLE_S) for t in ready]
+    reads = read_while_connected(stream, request.environ, IDLE_S, stream.read)
+    tokens = [token for ready in reads for token in ready]
     stream.raise_for_error()
     response = json_response(render(to_response(stream, tokens), created=int(time.time())))
     response.headers["Server-Timing"] = _server_timing(stream.statistics)

@@ -3,7 +3,8 @@ r"""Server-sent events of one stream, as bytes.
 All chunks of a stream but their text are alike. So a ChunkWriter encodes one chunk of
 responses.py around a mark, cuts it at the mark, and from then on an event costs only
 the escaping of its text: prefix + text + suffix. JSON escapes every newline, so a
-payload never breaks the `data: ...\n\n` frame.
+payload never breaks the `data: ...\n\n` frame. Where C can make the text, it gets the
+prefix and the suffix and makes the whole event.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class ChunkWriter(ABC):
         prefix, _, suffix = _event(self._chunk(_MARK)).rpartition(_ENCODED_MARK)
         self._prefix = prefix
         self._suffix = suffix
+
+    @property
+    def frame(self) -> tuple[bytes, bytes]:
+        """What stands before and after the escaped text of an event, quotes included."""
+        return self._prefix + b'"', b'"' + self._suffix
 
     def start(self) -> bytes:
         """Format what comes before the first text; may be empty."""

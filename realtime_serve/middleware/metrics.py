@@ -24,7 +24,8 @@ from prometheus_client.registry import Collector
 from realtime_serve.errors import ServeError
 from realtime_serve.middleware.chain import Middleware, RequestContext
 from realtime_serve.native import Lock
-from realtime_serve.stream import ITL_BUCKETS_S, StreamStatistics, TokenStream
+from realtime_serve.stream import TokenStream
+from realtime_serve.stream_statistics import TOKEN_GAP_BOUNDS_S, StreamStatistics
 
 if TYPE_CHECKING:  # only to name the type: a middleware of your own need not load torch
     from realtime_serve.model import Model
@@ -47,7 +48,7 @@ QUEUE_BUCKETS_S = (0.0001, 0.0005, *LATENCY_BUCKETS_S)
 
 HISTOGRAMS = {
     "time_to_first_token_seconds": ("From submission to the first token.", LATENCY_BUCKETS_S),
-    "inter_token_latency_seconds": ("Between two tokens of a stream.", ITL_BUCKETS_S),
+    "inter_token_latency_seconds": ("Between two tokens of a stream.", TOKEN_GAP_BOUNDS_S),
     "e2e_request_latency_seconds": ("From submission to the end.", LATENCY_BUCKETS_S),
     "request_queue_time_seconds": ("From submission to a seat.", QUEUE_BUCKETS_S),
     "request_prefill_time_seconds": ("From a seat to the first token.", LATENCY_BUCKETS_S),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer as Backend
@@ -60,14 +60,14 @@ def detokenizer_factory(backend: Backend, special_ids: Set[int]) -> Callable[[],
     Returns:
         What makes a detokenizer for one stream. Tables are shared between streams.
     """
-    stages = _decoder_stages(backend)
+    stages = decoder_stages(backend)
     kinds = [stage["type"] for stage in stages]
-    if kinds == ["ByteLevel"]:
+    if is_byte_level(stages):
         byte_table = _ByteLevelTable(backend, special_ids)
         return lambda: ByteLevelDetokenizer(byte_table)
-    if _is_sentencepiece(stages):
+    if is_sentencepiece(stages):
         pieces = _SentencePieceTable(backend, special_ids)
-        num_stripped = stages[-1]["start"] if kinds[-1] == "Strip" else 0
+        num_stripped = num_stripped_spaces(stages)
         return lambda: SentencePieceDetokenizer(pieces, num_stripped)
     if not kinds or (len(kinds) == 1 and kinds[0] in _PAIRWISE_DECODERS):
         return lambda: PairwiseDetokenizer(backend, special_ids)
@@ -185,7 +185,7 @@ class _ByteLevelTable(dict[int, bytes]):
         token = self._id_to_token(token_id)
         if token is None:
             return b""
-        self[token_id] = value = _byte_level_bytes(token)
+        self[token_id] = value = byte_level_bytes(token)
         return value
 
 
@@ -200,12 +200,12 @@ class _SentencePieceTable(dict[int, str | int | None]):
         token = self._id_to_token(token_id)
         if token is None:
             return None
-        self[token_id] = value = _sentencepiece_piece(token)
+        self[token_id] = value = sentencepiece_piece(token)
         return value
 
 
-def _decoder_stages(backend: Backend) -> list[dict[str, Any]]:
-    """The decoder's description, a sequence taken apart; empty without a decoder."""
+def decoder_stages(backend: Backend) -> list[dict[str, Any]]:
+    """Describe a tokenizer's decoder, a sequence taken apart; empty without a decoder."""
     if backend.decoder is None:
         return []
     description = json.loads(backend.decoder.__getstate__())
@@ -213,7 +213,12 @@ def _decoder_stages(backend: Backend) -> list[dict[str, Any]]:
     return stages
 
 
-def _is_sentencepiece(stages: list[dict[str, Any]]) -> bool:
+def is_byte_level(stages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the tokens of such a decoder stand for bytes."""
+    return [stage["type"] for stage in stages] == ["ByteLevel"]
+
+
+def is_sentencepiece(stages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the decoder is the one that Llama's, Mistral's and Gemma's files have."""
     kinds = [stage["type"] for stage in stages]
     if kinds[:3] != ["Replace", "ByteFallback", "Fuse"] or kinds[3:] not in ([], ["Strip"]):
@@ -223,12 +228,19 @@ def _is_sentencepiece(stages: list[dict[str, Any]]) -> bool:
     return spaces and strip["content"] == " " and strip["stop"] == 0
 
 
-def _sentencepiece_piece(token: str) -> str | int:
+def num_stripped_spaces(stages: Sequence[Mapping[str, Any]]) -> int:
+    """How many spaces SentencePiece's decoder leaves out at the beginning of a text."""
+    return int(stages[-1]["start"]) if stages[-1]["type"] == "Strip" else 0
+
+
+def sentencepiece_piece(token: str) -> str | int:
+    """Text of a SentencePiece token, or its value if it is a byte token."""
     byte_token = _BYTE_TOKEN.fullmatch(token)
     return int(byte_token[1], 16) if byte_token else token.replace("▁", " ")
 
 
-def _byte_level_bytes(token: str) -> bytes:
+def byte_level_bytes(token: str) -> bytes:
+    """Bytes that a byte-level token stands for."""
     try:
         return bytes(map(_BYTE_OF_CHAR.__getitem__, token))
     except KeyError:  # an added token, spelled as it is

@@ -18,6 +18,7 @@ from realtime_serve.errors import ModelLoadError
 from realtime_serve.text.detokenizer import Detokenizer, detokenizer_factory
 from realtime_serve.text.literal_encoder import LiteralEncoder, encode_ids, well_formed
 from realtime_serve.text.special_texts import SpecialTexts
+from realtime_serve.text.text_table import new_text_table
 
 _MAX_COMPOSED_CHARS = 4
 """A normalizer may make one character of up to this many (a Greek letter and its marks)."""
@@ -47,6 +48,7 @@ class Tokenizer:
         special_tokens: The texts of the special tokens.
         special_texts: Finds these texts in untrusted strings.
         longest_token_chars: Most characters that one token can stand for.
+        text_table: What each token adds to a text, for C; None if only Python can tell.
 
     Raises:
         ModelLoadError: The vocabulary is empty or its ids are damaged.
@@ -68,6 +70,7 @@ class Tokenizer:
         self._backend = backend
         self._literal = LiteralEncoder(backend, max_id)
         self._detokenizers = detokenizer_factory(backend, self._special_ids)
+        self.text_table = new_text_table(backend, vocab, self._special_ids)
 
     def encode(self, text: str) -> list[int]:
         """Encode untrusted text: special tokens in it are ordinary characters.

@@ -73,7 +73,8 @@ def test_a_silent_stream_is_cancelled_when_its_client_leaves(
 
     def read() -> None:
         stream = open_stream()
-        assert list(read_while_connected(stream, {PYWSGI_SOCKET: server}, LONG_S)) == []
+        environ = {PYWSGI_SOCKET: server}
+        assert list(read_while_connected(stream, environ, LONG_S, stream.read)) == []
         reasons.append(stream.finish_reason)
 
     reader = NativeThread(lambda: call(read), "reader")

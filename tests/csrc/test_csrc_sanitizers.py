@@ -23,6 +23,7 @@ SOURCES = {
     "token_ring": ["token_ring.c"],
     "batch_queue": ["batch_queue.c", "deadline.c"],
     "native_thread": ["native_thread.c", "deadline.c"],
+    "event_streams": ["token_ring.c", *sorted(str(path) for path in CSRC.glob("streams/*.c"))],
     "turns": ["kernels/turns.c"],
     "guest": ["kernels/guest.c"],
     "chunk_range": [],

@@ -1,0 +1,71 @@
+#include "streams/stream_drain.h"
+
+static bool is_due(const drained_stream *stream)
+{
+    return stream->output.state == CHUNKED_OUTPUT_READY &&
+           chunked_output_num_unsent(&stream->output) == 0 &&
+           event_stream_is_ready(stream->events);
+}
+
+/* Takes up to the output's bound. Without memory the stream has failed, between two chunks. */
+static void fill(drained_stream *stream, double now_s)
+{
+    chunked_output *output = &stream->output;
+    if (!chunked_output_begin(output)) {
+        stream->events->failed = true;
+    } else if (!event_stream_take(stream->events, now_s, CHUNKED_OUTPUT_MAX_BUFFERED_BYTES,
+                                  &output->bytes)) {
+        chunked_output_abandon(output);
+    } else if (!chunked_output_end(output)) {
+        stream->events->failed = true;
+    }
+}
+
+/* More than the bound may wait in the ring: goes on as long as the client takes it. */
+static void send_all(drained_stream *stream, double now_s)
+{
+    chunked_output_flush(&stream->output);
+    while (is_due(stream)) {
+        fill(stream, now_s);
+        chunked_output_flush(&stream->output);
+    }
+}
+
+static void note_attention(drained_stream *stream)
+{
+    const event_stream *events = stream->events;
+    stream->attention = 0;
+    if (events->end != TOKEN_OPEN)
+        stream->attention |= DRAIN_ENDED;
+    if (token_ring_cancel_state(events->ring) != TOKEN_OPEN)
+        stream->attention |= DRAIN_CANCELLED;
+    if (events->producer_waits)
+        stream->attention |= DRAIN_STARVED;
+    if (stream->output.state == CHUNKED_OUTPUT_BLOCKED)
+        stream->attention |= DRAIN_BLOCKED;
+    if (stream->output.state == CHUNKED_OUTPUT_DEAD)
+        stream->attention |= DRAIN_DEAD;
+    if (events->failed)
+        stream->attention |= DRAIN_FAILED;
+}
+
+void drained_stream_pass(drained_stream *stream, double now_s)
+{
+    send_all(stream, now_s);
+    note_attention(stream);
+}
+
+size_t stream_drain_pass(drained_stream *const *streams, size_t num_streams, double now_s)
+{
+    for (size_t i = 0; i < num_streams; i++) {
+        if (is_due(streams[i]))
+            fill(streams[i], now_s);
+    }
+    size_t num_attended = 0;
+    for (size_t i = 0; i < num_streams; i++) {
+        send_all(streams[i], now_s);
+        note_attention(streams[i]);
+        num_attended += streams[i]->attention != 0;
+    }
+    return num_attended;
+}
