@@ -14,6 +14,8 @@ from realtime_serve._token_ring cimport TokenRing
 from streams cimport *
 from token_ring cimport TOKEN_OPEN
 
+ATTENTION_BLOCKED = <int>DRAIN_BLOCKED
+
 TOKEN_GAP_BOUNDS_S = tuple([token_times_bounds_s[i] for i in range(TOKEN_TIMES_NUM_BOUNDS)])
 
 cdef enum:
@@ -191,6 +193,10 @@ cdef class SocketStream:
         return self.stream.output.fd
 
     @property
+    def attention(self):
+        return self.stream.attention
+
+    @property
     def is_blocked(self):
         return self.stream.output.state == CHUNKED_OUTPUT_BLOCKED
 
@@ -205,6 +211,9 @@ cdef class SocketStream:
     @property
     def num_unsent_bytes(self):
         return chunked_output_num_unsent(&self.stream.output)
+
+    def abort(self):
+        chunked_output_abort(&self.stream.output)
 
     def close(self):
         if self.position >= 0:

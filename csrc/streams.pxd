@@ -62,12 +62,15 @@ cdef extern from "streams/chunked_output.h" nogil:
 
     bint chunked_output_open(chunked_output *output, int fd)
     void chunked_output_close(chunked_output *output)
+    void chunked_output_abort(chunked_output *output)
     size_t chunked_output_num_unsent(const chunked_output *output)
     bint chunked_output_write(chunked_output *output, const void *bytes, size_t num_bytes)
     chunked_output_state chunked_output_flush(chunked_output *output)
     chunked_output_state chunked_output_resume(chunked_output *output)
 
 cdef extern from "streams/stream_drain.h" nogil:
+    const unsigned DRAIN_BLOCKED
+
     ctypedef struct drained_stream:
         event_stream *events
         chunked_output output

@@ -9,6 +9,9 @@ keep up or have gone, and events that it has to make itself.
 
 from typing import final
 
+ATTENTION_BLOCKED: int
+"""The bit in SocketStream.attention of a client that does not keep up."""
+
 TOKEN_GAP_BOUNDS_S: tuple[float, ...]
 """Upper bounds of the histogram in TokenTimes.gap_counts: fine from 0.1 ms, where small models
 live."""
@@ -183,6 +186,10 @@ class SocketStream:
         """The duplicate; -1 once closed."""
 
     @property
+    def attention(self) -> int:
+        """Why the latest pass wants Python, as bits; 0 if it does not."""
+
+    @property
     def is_blocked(self) -> bool:
         """Whether the client does not keep up: call resume() when it is writable again."""
 
@@ -197,6 +204,9 @@ class SocketStream:
     @property
     def num_unsent_bytes(self) -> int:
         """Bytes that it has yet to take."""
+
+    def abort(self) -> None:
+        """Shut the connection down and drop what is unsent: the answer ends here, unfinished."""
 
     def close(self) -> None:
         """Close the duplicate; with bytes unsent, shut the connection down first.

@@ -18,6 +18,7 @@ from flask import Blueprint, Flask, request
 
 from realtime_serve.api.admin import admin_blueprint
 from realtime_serve.api.client import deadline_at_s
+from realtime_serve.api.direct import DIRECT_STREAMS
 from realtime_serve.api.health import health_blueprint
 from realtime_serve.api.hooks import answer_errors, run_chain, run_chain_for_unknown_paths
 from realtime_serve.api.openai import openai_blueprint
@@ -148,6 +149,7 @@ def create_app(
     app = Flask("realtime_serve", static_folder=None)
     # Werkzeug would answer `//` in a path with a redirect to wherever the Host header says.
     app.url_map.merge_slashes = False
+    app.config[DIRECT_STREAMS] = True  # nobody else's middleware expects to see their bodies
     answer_errors(app)
     serve = RealtimeServe(
         server, config=config, middleware=middleware, app=app, stop_process=stop_process

@@ -26,16 +26,17 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from realtime_serve._native_thread import NativeThread as NativeThread
 
 T = TypeVar("T")
 
 GEVENT_READ = 1
-"""libev's EV_READ, as loop.io() takes it."""
+GEVENT_WRITE = 2
+"""libev's EV_READ and EV_WRITE, as loop.io() takes them."""
 
 PROBE_INTERVAL_S = 0.25
 """Where nothing can watch a socket, it is looked at this often; a look costs about a
@@ -132,7 +133,7 @@ class Waker(abc.ABC):
 def new_parker() -> Parker:
     """A parker that suits the caller: its gevent hub if it has one, else its thread."""
     hub = _current_hub()
-    return _ThreadParker() if hub is None else _GeventParker(_GeventWaker.of(hub))
+    return _ThreadParker() if hub is None else GeventParker(GeventWaker.of(hub))
 
 
 # --- plain threads ------------------------------------------------------------
@@ -172,17 +173,27 @@ class _ThreadParker(Parker):
 # --- gevent -------------------------------------------------------------------
 
 
-class _GeventWaker(Waker):
+class HubWork(Protocol):
+    """What a hub does at each wake-up, before it wakes parkers."""
+
+    def run(self) -> Iterable[GeventParker]:
+        """Work; returns the parkers that have to be woken after it."""
+
+
+class GeventWaker(Waker):
     """One async watcher per hub; `_armed` keeps it to one send until the hub has looked.
 
     The deque's append and popleft are atomic under the GIL, and `_armed` is cleared
     before the deque is emptied, so an add between the two is seen or sends again.
+
+    Attributes:
+        work: What the hub does first when it is woken; None is nothing.
     """
 
-    _wakers: ClassVar[weakref.WeakKeyDictionary[Any, _GeventWaker]] = weakref.WeakKeyDictionary()
+    _wakers: ClassVar[weakref.WeakKeyDictionary[Any, GeventWaker]] = weakref.WeakKeyDictionary()
 
     @classmethod
-    def of(cls, hub: Any) -> _GeventWaker:
+    def of(cls, hub: Any) -> GeventWaker:
         """The hub's waker, made at its first use on the hub's own thread."""
         waker = cls._wakers.get(hub)
         if waker is None:
@@ -190,8 +201,9 @@ class _GeventWaker(Waker):
         return waker
 
     def __init__(self, hub: Any) -> None:
-        self._ready: deque[_GeventParker] = deque()
+        self._ready: deque[GeventParker] = deque()
         self._armed = False
+        self.work: HubWork | None = None
         self._async = hub.loop.async_(ref=False)
         self._async.start(self._wake_all)
         self.loop = hub.loop
@@ -200,13 +212,17 @@ class _GeventWaker(Waker):
 
     @property
     def hub(self) -> Any:
+        """The hub, while it exists."""
         return self._hub()
 
     def add(self, parker: Parker) -> None:
-        assert isinstance(parker, _GeventParker)
-        self._ready.append(parker)
+        """See Waker."""
+        assert isinstance(parker, GeventParker)
+        if not parker.is_left_to_work:
+            self._ready.append(parker)
 
     def flush(self) -> None:
+        """See Waker."""
         if self._armed:
             return
         self._armed = True
@@ -222,6 +238,8 @@ class _GeventWaker(Waker):
         self._armed = False
         ready = self._ready
         try:
+            if self.work is not None:
+                ready.extend(self.work.run())
             while ready:
                 ready.popleft().unpark()
         finally:
@@ -229,15 +247,22 @@ class _GeventWaker(Waker):
                 self.flush()
 
 
-class _GeventParker(Parker):
-    """Holds the parked greenlet; waking is a direct switch, without Event or Queue."""
+class GeventParker(Parker):
+    """Holds the parked greenlet; waking is a direct switch, without Event or Queue.
 
-    def __init__(self, waker: _GeventWaker) -> None:
-        self.waker: _GeventWaker = waker
+    Attributes:
+        is_left_to_work: Whether the hub's work decides when this one is woken, so that adding
+            it to a waker changes nothing. Written in the hub.
+    """
+
+    def __init__(self, waker: GeventWaker) -> None:
+        self.waker: GeventWaker = waker
+        self.is_left_to_work = False
         self._greenlet: Any = None
         self._signalled = False
 
     def park(self, timeout_s: float | None = None) -> None:
+        """See Parker."""
         if self._signalled:
             self._signalled = False
             return
@@ -254,6 +279,7 @@ class _GeventParker(Parker):
             timer.close()
 
     def unpark(self) -> None:
+        """See Parker."""
         greenlet, self._greenlet = self._greenlet, None
         if greenlet is None:
             self._signalled = True
@@ -315,6 +341,12 @@ def run_blocking(function: Callable[..., T], *arguments: Any) -> T:
     if hub is None:
         return function(*arguments)
     return hub.threadpool.apply(function, arguments)  # type: ignore[no-any-return]
+
+
+def is_hub_socket(sock: object) -> bool:
+    """Whether this is gevent's plain socket: not encrypted, and for a hub to watch."""
+    module = sys.modules.get("gevent.socket")
+    return module is not None and type(sock) is module.socket
 
 
 class DisconnectWatch:

@@ -36,7 +36,7 @@ from realtime_serve.text.detokenizer import Detokenizer
 from realtime_serve.text.stop import StopMatcher
 from realtime_serve.types import FinishReason, InferenceRequest, StreamToken, Usage
 
-T = TypeVar("T", list[StreamToken], bytes)
+T = TypeVar("T", list[StreamToken], bytes, bool)
 
 RING_STATES = {
     FinishReason.STOP: ring_states.STOP,
@@ -236,6 +236,17 @@ class TokenStream:
             one: look at `ended`. A source that sends them returns none at all.
         """
         return self._wait(partial(self._take_events, source), b"", timeout_s)
+
+    def wait_until(self, holds: Callable[[], bool]) -> bool:
+        """Wait for something else, or the stream's end.
+
+        Args:
+            holds: Whether it has come; whoever makes it so wakes the stream's parker.
+
+        Returns:
+            False if the stream has ended first.
+        """
+        return self._wait(holds, False, None)
 
     def _wait(self, take: Callable[[], T], nothing: T, timeout_s: float | None) -> T:
         """Call `take` until it returns something, the stream ends or the timeout passes."""

@@ -53,6 +53,12 @@ def stop_all_workers() -> None:
         os.kill(worker.ppid, signal.SIGTERM)
 
 
+def is_called_by_gunicorn(app: object) -> bool:
+    """Whether gunicorn calls this WSGI app itself, with nothing of anybody else's around it."""
+    worker = _gunicorn_worker()
+    return worker is not None and getattr(worker, "wsgi", None) is app
+
+
 def _gunicorn_worker() -> Any | None:
     owners = (getattr(signal.getsignal(number), "__self__", None) for number in _SIGNALS)
     workers = (each for each in owners if hasattr(each, "cfg") and hasattr(each, "load_wsgi"))

@@ -36,12 +36,20 @@ bool chunked_output_open(chunked_output *output, int fd)
     return true;
 }
 
+void chunked_output_abort(chunked_output *output)
+{
+    if (output->fd >= 0)
+        shutdown(output->fd, SHUT_RDWR);
+    output->state = CHUNKED_OUTPUT_DEAD;
+    chunked_output_abandon(output);
+}
+
 void chunked_output_close(chunked_output *output)
 {
     if (output->fd < 0)
         return;
     if (chunked_output_num_unsent(output) > 0)
-        shutdown(output->fd, SHUT_RDWR);
+        chunked_output_abort(output);
     int none = 0; /* the system's default, for the connection's next answers */
     (void)setsockopt(output->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &none, sizeof none);
     close(output->fd);

@@ -42,6 +42,10 @@ bool chunked_output_open(chunked_output *output, int fd);
  * unsent. May be called again. */
 void chunked_output_close(chunked_output *output);
 
+/* Shuts the connection down and drops what is unsent: nobody can send anything on it any more,
+ * so that half an answer is never taken for a whole one. */
+void chunked_output_abort(chunked_output *output);
+
 /* Bytes that were written and not yet given to the kernel. */
 static inline size_t chunked_output_num_unsent(const chunked_output *output)
 {

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -19,6 +18,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from realtime_serve.api.body import read_json_object
 from realtime_serve.api.client import deadline_at_s, read_while_connected
+from realtime_serve.api.event_response import event_response
 from realtime_serve.api.hooks import current_context, follow_stream
 from realtime_serve.api.json_response import json_response
 from realtime_serve.api.protocol import (
@@ -34,15 +34,7 @@ from realtime_serve.api.responses import (
     model_list,
     text_completion,
 )
-from realtime_serve.api.sse import (
-    CONTENT_TYPE,
-    DONE,
-    KEEP_ALIVE,
-    ChatChunkWriter,
-    ChunkWriter,
-    CompletionChunkWriter,
-    error_event,
-)
+from realtime_serve.api.sse import ChatChunkWriter, CompletionChunkWriter
 from realtime_serve.model import Model
 from realtime_serve.server import InferenceServer, new_request_id, to_response
 from realtime_serve.stream import TokenStream
@@ -50,11 +42,6 @@ from realtime_serve.stream_statistics import StreamStatistics
 from realtime_serve.types import InferenceRequest
 
 logger = logging.getLogger("realtime_serve.api")
-
-STREAM_HEADERS = {
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",  # nginx: pass each event on at once
-}
 
 IDLE_S = 3600.0
 """Nothing is sent while a whole answer is awaited, so idleness needs no notice."""
@@ -88,7 +75,7 @@ def openai_blueprint(server: InferenceServer, name: str) -> Blueprint:
         stream = _submit(server, call, lambda model: server.encode_chat(model, call.messages))
         if call.stream:
             writer = ChatChunkWriter(chat_head(**_head(call, stream)))
-            return _event_stream(server, stream, writer)
+            return event_response(stream, writer, server.config.keep_alive_s)
         return _answer(stream, chat_completion)
 
     @blueprint.post("/v1/completions", provide_automatic_options=False)
@@ -97,7 +84,7 @@ def openai_blueprint(server: InferenceServer, name: str) -> Blueprint:
         stream = _submit(server, call, lambda model: server.encode_prompt(model, call.prompt))
         if call.stream:
             writer = CompletionChunkWriter(completion_head(**_head(call, stream)))
-            return _event_stream(server, stream, writer)
+            return event_response(stream, writer, server.config.keep_alive_s)
         return _answer(stream, text_completion)
 
     @blueprint.get("/v1/models", provide_automatic_options=False)
@@ -169,49 +156,6 @@ def _submit(
     )
     follow_stream(context, stream)
     return stream
-
-
-# --- streamed answers ---------------------------------------------------------
-
-
-def _event_stream(server: InferenceServer, stream: TokenStream, writer: ChunkWriter) -> Response:
-    events = _events(stream, writer, dict(request.environ), server.config.keep_alive_s)
-    response = Response(events, headers=STREAM_HEADERS, content_type=CONTENT_TYPE)
-    response.call_on_close(stream.close)  # also when the body is never iterated, as for HEAD
-    return response
-
-
-def _events(
-    stream: TokenStream, writer: ChunkWriter, environ: dict[str, Any], keep_alive_s: float
-) -> Iterator[bytes]:
-    """Yield the events; all tokens that are ready at once go into one piece."""
-    yield writer.start() or KEEP_ALIVE  # sends the headers now, not with the first token
-    try:
-        read = event_reader(stream, writer)
-        for events in read_while_connected(stream, environ, keep_alive_s, read):
-            yield events or KEEP_ALIVE
-        ending = _ending(stream, writer)
-    except Exception as error:  # the status is out: an event has to say it
-        logger.exception("A stream failed")
-        ending = error_event(error, stream.usage) + DONE
-    yield ending
-
-
-def event_reader(stream: TokenStream, writer: ChunkWriter) -> Callable[[float], bytes]:
-    """What waits for the next events of a stream, made in C if it can make them."""
-    source = stream.new_events(*writer.frame)
-    if source is not None:
-        return partial(stream.read_events, source)
-    return lambda timeout_s: b"".join(
-        [writer.text(token.text) for token in stream.read(timeout_s) if token.text]
-    )
-
-
-def _ending(stream: TokenStream, writer: ChunkWriter) -> bytes:
-    if stream.error is not None:
-        return error_event(stream.error, stream.usage) + DONE
-    assert stream.finish_reason is not None
-    return writer.finish(stream.finish_reason) + writer.usage(stream.usage) + DONE
 
 
 def _head(call: GenerationCall, stream: TokenStream) -> dict[str, Any]:

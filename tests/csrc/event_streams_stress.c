@@ -268,6 +268,21 @@ static void test_closing_with_bytes_unsent_ends_the_connection(void)
     close(fds[1]);
 }
 
+static void test_nothing_can_be_sent_after_an_abort(void)
+{
+    chunked_output output;
+    int fds[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    CHECK(chunked_output_open(&output, fds[0]));
+    CHECK(chunked_output_write(&output, "x", 1));
+    CHECK(chunked_output_flush(&output) == CHUNKED_OUTPUT_READY);
+    chunked_output_abort(&output);
+    CHECK(send(fds[0], "0\r\n\r\n", 5, MSG_NOSIGNAL) < 0);
+    chunked_output_close(&output);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 static void test_a_client_that_has_gone_is_noticed_and_costs_no_more(void)
 {
     chunked_output output;
@@ -293,6 +308,7 @@ int main(void)
     test_every_event_arrives_through_the_smallest_buffers();
     test_a_stalled_client_is_given_no_more_than_the_bound();
     test_closing_with_bytes_unsent_ends_the_connection();
+    test_nothing_can_be_sent_after_an_abort();
     test_a_client_that_has_gone_is_noticed_and_costs_no_more();
     puts("event_streams: ok");
     return 0;

@@ -1,0 +1,48 @@
+"""When the body of an answer may go to its socket around the WSGI server.
+
+Nothing may stand between: no middleware that wants to see the body, no encryption, no coding,
+and a server that frames bodies as we do. So it is done in an app of our own only, called by
+gunicorn's gevent worker itself, for a chunked answer over HTTP/1.1. Whoever wraps the app, its
+`start_response` or the answer's body is noticed, and everything goes through the server then.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Response
+
+from realtime_serve.native import is_hub_socket
+from realtime_serve.worker_processes import is_called_by_gunicorn
+
+DIRECT_STREAMS = "REALTIME_SERVE_DIRECT_STREAMS"
+"""Key in an app's configuration: whether bodies may be written around the server."""
+
+_GUNICORN_RESPONSE = ("gunicorn.http.wsgi", "Response")
+"""Not HTTP/2's, which is a class of its own."""
+
+
+def direct_socket(
+    app: Flask, response: Response, start_response: Callable[..., Any]
+) -> socket.socket | None:
+    """Find the socket for the chunks of an answer.
+
+    Args:
+        app: Who answers.
+        response: The answer.
+        start_response: What the app was called with; it must have been called.
+
+    Returns:
+        The client's socket, or None if the body has to go through the server.
+    """
+    if not app.config.get(DIRECT_STREAMS) or "Content-Encoding" in response.headers:
+        return None
+    if "wsgi_app" in vars(app) or not is_called_by_gunicorn(app):
+        return None
+    server_side: Any = getattr(start_response, "__self__", None)
+    kind = type(server_side)
+    if (kind.__module__, kind.__qualname__) != _GUNICORN_RESPONSE or not server_side.chunked:
+        return None
+    return server_side.sock if is_hub_socket(server_side.sock) else None

@@ -1,0 +1,146 @@
+"""Answers that are streams of events, and the two ways that they take.
+
+    yielded   piece by piece to the WSGI server: all events that are ready in one piece
+    direct    the server sends the headers and the first event; then the chunks go straight to
+              the socket, and at the end the server writes the last, empty one
+
+Which one it is makes no difference to the client: the bytes are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from flask import Response, request
+from flask.globals import app_ctx
+
+from realtime_serve._event_streams import EventStream
+from realtime_serve.api.client import read_while_connected
+from realtime_serve.api.direct import direct_socket
+from realtime_serve.api.sse import CONTENT_TYPE, DONE, KEEP_ALIVE, ChunkWriter, error_event
+from realtime_serve.native import GeventParker
+from realtime_serve.socket_drain import SocketSink
+from realtime_serve.stream import EventSource, TokenStream
+
+logger = logging.getLogger("realtime_serve.api")
+
+STREAM_HEADERS = {
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",  # nginx: pass each event on at once
+}
+
+
+def event_response(stream: TokenStream, writer: ChunkWriter, keep_alive_s: float) -> Response:
+    """Answer with the events of a stream.
+
+    Args:
+        stream: What to send; closed at the end.
+        writer: Formats the events.
+        keep_alive_s: A comment is sent after this long without a token.
+
+    Returns:
+        The answer to the request that is being handled.
+    """
+    delivery = _Delivery(stream, writer, dict(request.environ), keep_alive_s)
+    response = _EventResponse(delivery)
+    response.call_on_close(stream.close)  # also when the body is never iterated, as for HEAD
+    return response
+
+
+class _EventResponse(Response):
+    """Finds out, at the last moment before its body is sent, which way that goes."""
+
+    def __init__(self, delivery: _Delivery) -> None:
+        self._delivery = delivery
+        self._body = delivery.pieces()
+        self._app = app_ctx.app
+        super().__init__(self._body, headers=STREAM_HEADERS, content_type=CONTENT_TYPE)
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        body = super().__call__(environ, start_response)
+        if self.response is self._body:
+            self._delivery.socket = direct_socket(self._app, self, start_response)
+        return body
+
+
+class _Delivery:
+    """One stream on its way to its client.
+
+    Args:
+        stream: What to send.
+        writer: Formats its events.
+        environ: The request's WSGI environment.
+        keep_alive_s: As for event_response.
+
+    Attributes:
+        socket: Where the chunks may go directly, or None; to be set before the first piece.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        writer: ChunkWriter,
+        environ: Mapping[str, Any],
+        keep_alive_s: float,
+    ) -> None:
+        self.socket: socket.socket | None = None
+        self._stream = stream
+        self._writer = writer
+        self._environ = environ
+        self._keep_alive_s = keep_alive_s
+        self._failure: Exception | None = None
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield what has to go through the server, and send the rest directly."""
+        yield self._writer.start() or KEEP_ALIVE  # sends the headers now, not with a token
+        events = self._stream.new_events(*self._writer.frame)
+        sink = self._open_sink(events)
+        if sink is None:
+            yield from self._events(self._reader(events))
+            yield self._ending()
+            return
+        with sink:
+            for piece in self._events(self._reader(None if events is None else sink)):
+                sink.write(piece)
+                self._stream.wait_until(sink.is_clear)
+            sink.finish(self._ending())
+
+    def _open_sink(self, events: EventStream | None) -> SocketSink | None:
+        parker = self._stream.feed.parker
+        if self.socket is None or not isinstance(parker, GeventParker):
+            return None
+        try:
+            return SocketSink(parker, events, self.socket.fileno(), self._stream.cancel)
+        except OSError:  # no descriptor left: the server's own will do
+            return None
+
+    def _reader(self, source: EventSource | None) -> Callable[[float], bytes]:
+        """What waits for the next events; they are made here if there is no source of them."""
+        if source is not None:
+            return partial(self._stream.read_events, source)
+        return lambda timeout_s: b"".join(
+            [self._writer.text(token.text) for token in self._stream.read(timeout_s) if token.text]
+        )
+
+    def _events(self, read: Callable[[float], bytes]) -> Iterator[bytes]:
+        try:
+            reads = read_while_connected(self._stream, self._environ, self._keep_alive_s, read)
+            for events in reads:
+                yield events or KEEP_ALIVE
+        except Exception as error:  # the status is out: an event has to say it
+            logger.exception("A stream failed")
+            self._failure = error
+
+    def _ending(self) -> bytes:
+        stream = self._stream
+        error = self._failure or stream.error
+        if error is not None:
+            return error_event(error, stream.usage) + DONE
+        assert stream.finish_reason is not None
+        return self._writer.finish(stream.finish_reason) + self._writer.usage(stream.usage) + DONE

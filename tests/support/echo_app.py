@@ -1,0 +1,60 @@
+"""The echo engine behind HTTP, for servers in processes of their own.
+
+GET /test tells how many tokens were generated, how many requests run, and how many descriptors
+are open. A request with the header X-Test-Send-Buffer gets a socket that takes a few kilobytes.
+
+    ECHO_STEP_MS        how long a step takes; 0, the default, is as fast as it goes
+    ECHO_TOKENS_A_STEP  tokens that each request gets in a step
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Response, jsonify, request
+
+from realtime_serve.api.client import client_socket
+from realtime_serve.app import create_app, log_to_stderr
+from realtime_serve.config import load_config
+from support.echo_engine import EchoEngine, echo_server
+
+
+def make_app() -> Flask:
+    """A new app with a server of its own, as the environment describes it."""
+    step_s = float(os.environ.get("ECHO_STEP_MS", "0")) / 1000
+    engine = EchoEngine(step_s, int(os.environ.get("ECHO_TOKENS_A_STEP", "1")))
+    app = create_app(server=echo_server(engine, load_config()))
+
+    @app.get("/test")
+    def figures() -> Response:
+        return jsonify(
+            num_generated=engine.stats().generation_tokens_total,
+            num_running=engine.num_sequences,
+            num_descriptors=len(os.listdir("/proc/self/fd")),
+        )
+
+    @app.before_request
+    def shrink_buffer() -> None:
+        sock = client_socket(request.environ)
+        if sock is not None and "X-Test-Send-Buffer" in request.headers:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+    return app
+
+
+class PassesOn:
+    """WSGI middleware that changes nothing, but might."""
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        return self._app(environ, start_response)
+
+
+log_to_stderr()
+app = make_app()
+wrapped = PassesOn(app)
