@@ -8,15 +8,15 @@ leaves what it has.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import choices
+import result_files
 from load_test import positive_int
 from peers.candidates import Candidate, all_candidates
 from peers.environments import Environments, default_root
@@ -24,10 +24,6 @@ from peers.machine import machine, revision
 from peers.results import Results
 from peers.scenarios import FULL, QUICK
 from peers.session import SCENARIO_NAMES, Session
-
-BENCH = Path(__file__).resolve().parents[1]
-
-RESULTS = BENCH / "results"
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -38,11 +34,16 @@ def argument_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--candidates", type=_names, metavar="NAME,...", help="the usual ones if left out")
+    add(
+        "--candidates",
+        type=choices.names,
+        metavar="NAME,...",
+        help="the usual ones if left out",
+    )
     add("--list", action="store_true", help="list the candidates and what they lack, and stop")
     add(
         "--scenarios",
-        type=_names,
+        type=choices.names,
         default=list(SCENARIO_NAMES),
         metavar="NAME,...",
         help="what to measure",
@@ -51,13 +52,9 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="show that everything works; figures mean nothing")
     add("--seed", type=int, default=0, help="fixes the prompts")
     add("--environments", type=Path, default=default_root(), metavar="DIR", help="of the peers")
-    add("--results", type=Path, default=RESULTS, metavar="DIR", help="where to write")
+    add("--results", type=Path, default=result_files.RESULTS, metavar="DIR", help="where to write")
     add("--name", default="peers", help="of the files written: NAME.json, NAME.md, NAME.png")
     return parser
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,11 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     environments = Environments(args.environments.absolute())
     candidates = all_candidates(environments)
     if args.list:
-        _list(candidates.values())
+        choices.show(candidates.values())
         return 0
     try:
-        chosen = _chosen(args.candidates, candidates)
-        _check_scenarios(args.scenarios)
+        usual = [each for each in candidates.values() if each.by_default]
+        chosen = choices.choose(args.candidates, candidates, usual)
+        choices.require_scenarios(args.scenarios, SCENARIO_NAMES)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -90,38 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(_report(results))
     if results.metrics():
-        _plot(environments, args.results / f"{args.name}.json")
+        result_files.plot(args.results, args.name, "peers.plot", environments)
     return 1 if results.failures else 0
-
-
-def _list(candidates: Iterable[Candidate]) -> None:
-    for each in candidates:
-        missing = each.missing()
-        ready = "ready" if each.by_default else "ready, if it is named"
-        state = f"lacks {', '.join(map(str, missing))}" if missing else ready
-        print(f"{each.name:<28} {state}")
-
-
-def _chosen(names: list[str] | None, candidates: dict[str, Candidate]) -> list[Candidate]:
-    """The candidates that were named, or all of the usual ones that are installed.
-
-    Raises:
-        ValueError: A name is unknown, or what it names is not installed.
-    """
-    if names is None:
-        return [each for each in candidates.values() if each.by_default and not each.missing()]
-    for name in names:
-        if name not in candidates:
-            raise ValueError(f"No candidate {name}: there are {', '.join(candidates)}.")
-        if missing := candidates[name].missing():
-            raise ValueError(f"{name} lacks {missing[0]}: run bench/peers/setup_peers.py.")
-    return [candidates[name] for name in names]
-
-
-def _check_scenarios(names: list[str]) -> None:
-    unknown = [name for name in names if name not in SCENARIO_NAMES]
-    if unknown:
-        raise ValueError(f"No scenario {unknown[0]}: there are {', '.join(SCENARIO_NAMES)}.")
 
 
 def _settings(args: argparse.Namespace, environments: Environments) -> dict[str, Any]:
@@ -151,25 +119,9 @@ def _measure(
                 scale = QUICK if args.quick else FULL
                 session = Session(candidate, Path(cache), scale, seed=args.seed + repeat)
                 results.add(candidate.name, session.run(args.scenarios))
-                _write(args, results)
-
-
-def _write(args: argparse.Namespace, results: Results) -> None:
-    figures = json.dumps(results.as_json(), indent=2)
-    (args.results / f"{args.name}.json").write_text(figures + "\n")
-    (args.results / f"{args.name}.md").write_text(_report(results) + "\n")
+                result_files.write(args.results, args.name, results, _report(results))
 
 
 def _report(results: Results) -> str:
     quick = ["A quick run: the figures mean nothing."] if results.settings["quick"] else []
     return "\n".join([results.table(), "", *quick, *results.remarks()])
-
-
-def _plot(environments: Environments, path: Path) -> None:
-    """Draw the figures with matplotlib, which has an environment of its own."""
-    if not environments.plot_python.exists():
-        print("No plot: bench/peers/setup_peers.py makes what draws it.", file=sys.stderr)
-        return
-    files = [str(path.absolute()), str(path.absolute().with_suffix(".png"))]
-    command = [str(environments.plot_python), "-m", "peers.plot", *files]
-    subprocess.run(command, cwd=BENCH, check=True)

@@ -3,6 +3,7 @@
 ROOT/vllm           virtual environment of vLLM
 ROOT/llama.cpp      llama-server and llama-quantize, and what they were built from
 ROOT/plot           virtual environment of matplotlib
+ROOT/streaming      virtual environment of the servers that bench/streaming compares with
 ROOT/models         the default model in the formats that peers read
 ROOT/versions.json  what was installed
 """
@@ -69,6 +70,15 @@ class Environments:
     def plot_python(self) -> Path:
         """Its interpreter."""
         return self.plot / "bin" / "python"
+
+    @property
+    def streaming(self) -> Path:
+        """Virtual environment of the servers that only stream."""
+        return self.root / "streaming"
+
+    def streaming_program(self, name: str) -> Path:
+        """One of its programs, such as its interpreter."""
+        return self.streaming / "bin" / name
 
     def model(self, name: str) -> Path:
         """A GGUF file or a Hugging Face directory."""

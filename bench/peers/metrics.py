@@ -2,33 +2,7 @@
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass
-
-
-class Better(enum.Enum):
-    """Which of two values of a figure is the better one."""
-
-    HIGHER = "higher"
-    LOWER = "lower"
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One figure.
-
-    Args:
-        key: In JSON, as scenarios name it.
-        label: In tables and plots.
-        unit: Of its values.
-        better: Which value is the better one.
-    """
-
-    key: str
-    label: str
-    unit: str
-    better: Better
-
+from figures import Better, Metric
 
 DECODE_STREAMS = (1, 4, 16, 64)
 LONG_STREAMS = (16, 64)

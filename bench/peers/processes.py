@@ -115,11 +115,15 @@ class ServerProcess:
         """PSS of it and its children now."""
         return sum(pss_bytes(pid) for pid in session_members(self.session_id))
 
-    def stop(self) -> None:
-        """End it and all its children; returns when they are gone."""
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """End it and all its children; returns when they are gone.
+
+        Args:
+            timeout_s: How long it may take to end by itself.
+        """
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_TIMEOUT_S)
+            self._process.wait(timeout_s)
         for pid in session_members(self.session_id):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -127,13 +131,15 @@ class ServerProcess:
 
 
 @contextmanager
-def started(launch: Launch, port: int, folder: Path) -> Iterator[ServerProcess]:
+def started(
+    launch: Launch, port: int, folder: Path, *, stop_timeout_s: float = STOP_TIMEOUT_S
+) -> Iterator[ServerProcess]:
     """Start a server; it is stopped at the end, whatever happens."""
     server = ServerProcess(launch, port, folder)
     try:
         yield server
     finally:
-        server.stop()
+        server.stop(stop_timeout_s)
 
 
 def free_port() -> int:

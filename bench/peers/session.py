@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from figures import Measured
 from peers.candidates import MAX_STREAMS, Candidate
 from peers.load import Load, ScenarioFailedError, load_of
 from peers.processes import ServerFailedError, ServerProcess, free_port, started
-from peers.results import Measured
 from peers.scenarios import SCENARIOS, SHORT_PROMPT, Scale, Values
 from streaming_client import RequestError
 from workload import Plan

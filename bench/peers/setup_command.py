@@ -21,6 +21,7 @@ NICENESS = 10
 STEPS: dict[str, Callable[[Environments], None]] = {
     "vllm": virtual_environments.make_vllm,
     "plot": virtual_environments.make_plot,
+    "streaming": virtual_environments.make_streaming,
     "llama.cpp": llama_cpp.make,
     "models": model_files.make,
 }
@@ -30,7 +31,8 @@ def argument_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
         prog="setup_peers.py",
-        description="Install vLLM, llama.cpp and matplotlib, and convert the model for them.",
+        description="Install vLLM, llama.cpp, matplotlib and the servers of bench/streaming, and "
+        "convert the model.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument

@@ -22,6 +22,10 @@ none of them.
 TORCH_HAS_NO_CUDA = "import torch, sys; sys.exit(torch.version.cuda is not None)"
 
 
+STREAMING_SERVERS = ("fastapi", "uvicorn[standard]", "granian", "mosec", "litserve")
+"""Those of bench/streaming, as their makers recommend to install them. None of them needs torch."""
+
+
 class SetupFailedError(Exception):
     """Something is missing that this program does not install; the message says how to."""
 
@@ -56,6 +60,17 @@ def make_plot(environments: Environments) -> None:
     python = create(environments.plot)
     install(python, "matplotlib")
     environments.record_version("matplotlib", version_of(python, "matplotlib"))
+
+
+def make_streaming(environments: Environments) -> None:
+    """Install the servers that bench/streaming compares with."""
+    names = [requirement.partition("[")[0] for requirement in STREAMING_SERVERS]
+    if set(names) <= set(environments.versions()):
+        return
+    python = create(environments.streaming)
+    install(python, *STREAMING_SERVERS)
+    for name in names:
+        environments.record_version(name, version_of(python, name))
 
 
 def create(folder: Path) -> Path:

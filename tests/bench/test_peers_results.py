@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from figures import Measured
 from peers.metrics import METRICS
-from peers.results import Measured, Results
+from peers.results import Results
 
 
 def results(values: dict[str, dict[str, list[float]]]) -> Results:
