@@ -23,7 +23,7 @@ from realtime_serve import (
     Tokenizer,
     create_app,
 )
-from realtime_serve.api.idle import IdleConnections
+from realtime_serve.api.gunicorn import WorkerSignals
 from realtime_serve.app import EXTENSION, log_to_stderr
 from realtime_serve.native import original
 from realtime_serve.text.chat_template import ChatTemplate
@@ -90,6 +90,8 @@ class ClockServer(InferenceServer):
 
 sys.setswitchinterval(SWITCH_INTERVAL_S)
 log_to_stderr()
-app = create_app(server=ClockServer(ServerConfig(max_num_seqs=MAX_NUM_SEQS)))
-IdleConnections(app).close_at_sigterm()
+server = ClockServer(ServerConfig(max_num_seqs=MAX_NUM_SEQS))
+app = create_app(server=server)
+signals = WorkerSignals(app, server)
+signals.install()
 app.extensions[EXTENSION].start()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import choices
 from peers import command
 from peers.candidates import all_candidates
 from peers.environments import Environments
@@ -40,7 +41,6 @@ def test_candidates_that_are_not_installed_are_listed_with_what_they_lack(
     assert command.main(["--list", "--environments", str(tmp_path)]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines[OURS] == "ready"
-    assert lines["realtime-serve:q4-kv8"] == "ready, if it is named"
     assert lines["llama.cpp:q4_1"] == f"lacks {tmp_path}/llama.cpp/build/bin/llama-server"
 
 
@@ -89,9 +89,9 @@ def test_without_names_only_the_usual_candidates_are_measured(
 ) -> None:
     assert gguf_path
     candidates = all_candidates(Environments(tmp_path))
-    chosen = command._chosen(None, candidates)
+    usual = [each for each in candidates.values() if each.by_default]
+    chosen = choices.choose(None, candidates, usual)
     assert OURS in [each.name for each in chosen]
-    assert len(chosen) < len(candidates)
-    assert all(each.by_default for each in chosen)
+    assert len(chosen) < len(usual) < len(candidates)
     named = "realtime-serve:q4-kv8"
-    assert [each.name for each in command._chosen([named], candidates)] == [named]
+    assert [each.name for each in choices.choose([named], candidates, usual)] == [named]
