@@ -15,7 +15,7 @@ import os
 import socket
 import stat
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import Any
 
 from flask import Flask, Response, request
@@ -52,29 +52,31 @@ class ClientConnections:
 
         One that is new may have its request on the way to us.
         """
-        idle = set()
         busy = {_inode(sock.fileno()) for sock in self._busy if sock.fileno() >= 0}
-        for sock in self._open_sockets():
+        idle = set()
+        for sock in self._open_sockets(busy):
             inode = _inode(sock.fileno())
-            if inode in self._idle_before and inode not in busy:
+            if inode in self._idle_before:
                 _shut(sock, _socket.SHUT_RD)
             idle.add(inode)
-        self._idle_before = idle - busy
+        self._idle_before = idle
 
     def shut_all(self) -> None:
         """Cut all connections, whatever is under way on them: for their clients that is the end."""
         for sock in self._open_sockets():
             _shut(sock, _socket.SHUT_RDWR)
 
-    def _open_sockets(self) -> Iterator[_socket.socket]:
+    def _open_sockets(self, skipped: Set[int] = frozenset()) -> Iterator[_socket.socket]:
         """Duplicates of our connections' sockets, each closed again before the next.
 
+        Without those whose inodes are skipped: there may be thousands, and the hub waits.
         They are of C's own type: the one that gevent puts in its place would interrupt whoever
         waits for the connection.
         """
         for name in os.listdir(DESCRIPTORS):
             with contextlib.suppress(OSError):  # closed meanwhile, or without an address
-                if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                status = os.fstat(int(name))
+                if stat.S_ISSOCK(status.st_mode) and status.st_ino not in skipped:
                     yield from self._if_ours(_socket.socket(fileno=os.dup(int(name))))
 
     def _if_ours(self, sock: _socket.socket) -> Iterator[_socket.socket]:
