@@ -10,12 +10,10 @@
  * POST /v1/chat/completions with "max_tokens" in its body is answered by that many tokens; any other
  * request by an empty 200. Runs until it is killed.
  */
-#define _GNU_SOURCE 1 /* accept4, memmem */
+#define _GNU_SOURCE 1 /* strcasestr */
 
 #include <errno.h>
 #include <getopt.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,9 +23,10 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "loopback.h"
 #include "token_clock.h"
 
-enum { MAX_STREAMS = 4096, MAX_EVENTS = 1024, MAX_REQUEST = 8192, BACKLOG = 4096 };
+enum { MAX_STREAMS = 4096, MAX_EVENTS = 1024, MAX_REQUEST = 8192 };
 
 static const char HEAD[] = "HTTP/1.1 200 OK\r\n"
                            "Content-Type: text/event-stream; charset=utf-8\r\n"
@@ -99,16 +98,14 @@ static void close_stream(struct server *server, struct stream *stream)
 
 static void accept_streams(struct server *server)
 {
-    const int on = 1;
     int fd;
-    while ((fd = accept4(server->listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
+    while ((fd = loopback_accept(server->listener)) >= 0) {
         struct stream *stream = calloc(1, sizeof *stream);
         if (stream == NULL)
             end_with("calloc");
         stream->fd = fd;
         snprintf(stream->frame, sizeof stream->frame, FRAME, (unsigned)fd);
         stream->token = strstr(stream->frame, "000000\"},\"logprobs");
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         watch(server, fd, stream);
     }
 }
@@ -174,14 +171,6 @@ static void read_request(struct server *server, struct stream *stream)
 
 /* --- steps ---------------------------------------------------------------------------------- */
 
-static void write_token(char *text, uint64_t ticks)
-{
-    for (int i = TOKEN_DIGITS - 1; i >= 0; i--) {
-        text[i] = (char)('0' + ticks % 10);
-        ticks /= 10;
-    }
-}
-
 /* Sends the next token, or the rest of the last one. False if the client is gone. */
 static bool step_stream(struct stream *stream, const char *token)
 {
@@ -202,7 +191,7 @@ static bool step_stream(struct stream *stream, const char *token)
 static void step(struct server *server)
 {
     char token[TOKEN_DIGITS];
-    write_token(token, monotonic_ns() / TICK_NS % CLOCK_TICKS);
+    token_write(token, monotonic_ns() / TICK_NS % CLOCK_TICKS);
     /* From the last: one that leaves is replaced by one that has had its turn. */
     for (size_t i = server->num_running; i-- > 0;) {
         struct stream *stream = server->running[i];
@@ -229,22 +218,6 @@ static uint64_t num_steps_due(const struct server *server)
 }
 
 /* --- the command ---------------------------------------------------------------------------- */
-
-static int listen_on(int port)
-{
-    struct sockaddr_in address = {
-        .sin_family = AF_INET,
-        .sin_port = htons((uint16_t)port),
-        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-    };
-    const int on = 1;
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) != 0 ||
-        listen(listener, BACKLOG) != 0)
-        end_with("listen");
-    return listener;
-}
 
 static int start_timer(uint64_t step_ns)
 {
@@ -288,7 +261,9 @@ int main(int argc, char **argv)
         else
             server.step_ns = 1000 * strtoull(optarg, NULL, 10);
     }
-    server.listener = listen_on(port);
+    server.listener = loopback_listen(port);
+    if (server.listener < 0)
+        end_with("listen");
     server.epoll = epoll_create1(0);
     watch(&server, server.listener, &server.listener);
     if (server.step_ns > 0) {

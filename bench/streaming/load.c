@@ -22,9 +22,6 @@
 #define _GNU_SOURCE 1 /* memmem */
 
 #include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -38,6 +35,7 @@
 #include "answer.h"
 #include "json_output.h"
 #include "load_options.h"
+#include "loopback.h"
 #include "samples.h"
 #include "token_clock.h"
 
@@ -160,23 +158,20 @@ static void take_token(struct connection *connection, uint64_t text_ticks)
     }
 }
 
-/* Whether a token stands there; an empty text or another is none. */
-static bool parse_token(const char *text, const char *end, uint64_t *ticks)
+/* The text of an event's delta, or NULL if it has none. */
+static const char *find_content(const char *line, const char *end)
 {
-    *ticks = 0;
-    if (end - text < TOKEN_DIGITS)
-        return false;
-    for (int i = 0; i < TOKEN_DIGITS; i++) {
-        if (text[i] < '0' || text[i] > '9')
-            return false;
-        *ticks = 10 * *ticks + (uint64_t)(text[i] - '0');
-    }
-    return *ticks < CLOCK_TICKS;
+    static const char NAME[] = "\"content\":";
+    const char *text = memmem(line, (size_t)(end - line), NAME, sizeof NAME - 1);
+    if (text == NULL)
+        return NULL;
+    text += sizeof NAME - 1;
+    text += text < end && *text == ' ';
+    return text < end && *text == '"' ? text + 1 : NULL;
 }
 
 static void take_line(void *context, const char *line, size_t length)
 {
-    static const char CONTENT[] = "\"content\":\"";
     static const char DATA[] = "data:";
     struct connection *connection = context;
     struct load *load = connection->load;
@@ -186,15 +181,14 @@ static void take_line(void *context, const char *line, size_t length)
         return;
     load->now.num_events++;
     const char *end = line + length;
-    const char *content = memmem(line, length, CONTENT, sizeof CONTENT - 1);
-    if (content == NULL) {
+    const char *text = find_content(line, end);
+    if (text == NULL) {
         connection->is_done |= memmem(line, length, "[DONE]", strlen("[DONE]")) != NULL;
         if (memmem(line, length, "\"error\"", strlen("\"error\"")) != NULL)
             fail(load, "error event: %.*s", (int)length, line);
         return;
     }
-    for (const char *text = content + sizeof CONTENT - 1; parse_token(text, end, &ticks);
-         text += TOKEN_DIGITS)
+    for (; token_parse(text, end, &ticks); text += TOKEN_DIGITS)
         take_token(connection, ticks);
 }
 
@@ -215,20 +209,10 @@ static void send_request(struct connection *connection)
 
 static void open_connection(struct load *load, struct connection *connection)
 {
-    struct sockaddr_in address = {
-        .sin_family = AF_INET,
-        .sin_port = htons((uint16_t)load->options.port),
-        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-    };
     struct epoll_event interest = {.events = EPOLLIN, .data.ptr = connection};
-    const int on = 1;
-    *connection = (struct connection){.load = load, .fd = socket(AF_INET, SOCK_STREAM, 0)};
+    *connection = (struct connection){.load = load, .fd = loopback_connect(load->options.port)};
     if (connection->fd < 0)
-        end_with("socket");
-    if (connect(connection->fd, (struct sockaddr *)&address, sizeof address) != 0)
         end_with("connect");
-    setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    fcntl(connection->fd, F_SETFL, O_NONBLOCK);
     if (epoll_ctl(load->epoll, EPOLL_CTL_ADD, connection->fd, &interest) != 0)
         end_with("epoll_ctl");
 }

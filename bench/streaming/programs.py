@@ -12,8 +12,15 @@ SOURCES = Path(__file__).resolve().parent
 
 FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror")
 
-LOAD_SOURCES = ("load.c", "load_options.c", "answer.c", "samples.c", "json_output.c")
-FLOOR_SOURCES = ("floor.c",)
+LOAD_SOURCES = (
+    "load.c",
+    "load_options.c",
+    "answer.c",
+    "samples.c",
+    "json_output.c",
+    "loopback.c",
+)
+FLOOR_SOURCES = ("floor.c", "loopback.c")
 
 LOAD_TIMEOUT_S = 120.0
 """It ends by itself: it waits at most 30 s for each beginning."""

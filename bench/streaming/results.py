@@ -19,7 +19,7 @@ class StreamingResults(Figures):
 
     Args:
         roles: What each candidate is compared as, as a Role's value.
-        event_bytes: Mean size of a candidate's events in its last session.
+        event_bytes: Mean size of a candidate's events that carry tokens, in its last session.
         busy_clients: "CANDIDATE, SCENARIO" where the client may have been the bottleneck, with the
             highest share of its processor that it used there, in per cent.
     """

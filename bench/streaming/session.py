@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from figures import Measured
 from measurement import BUSY_CLIENT_PERCENT
@@ -54,7 +55,7 @@ class Session(NamedTuple):
 
     Args:
         measured: Its figures, or why there are none.
-        event_bytes: Mean size of an event; None without events.
+        event_bytes: Mean size of a token's event; None if other events were among them.
         client_percent: What the client used of its processor; None if the scenario failed.
     """
 
@@ -90,24 +91,30 @@ def run_session(
     """Measure; a failure of the server is kept with the figures."""
     port = free_port()
     launch = candidate.launch(scenario, port, processors.server)
-    print(f"{candidate.name}: {scenario.key}", file=sys.stderr, flush=True)
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
             started(launch, port, Path(folder), stop_timeout_s=STOP_TIMEOUT_S) as server,
         ):
             server.wait_until_ready(READY_TIMEOUT_S)
+            _note(f"{candidate.name}: {scenario.key}")
             command = load_command(server, scenario, programs, processors, window)
             seen = run_load(command)
     except (ServerFailedError, LoadError, OSError) as error:
-        print(f"{scenario.key} failed: {error}", file=sys.stderr, flush=True)
+        _note(f"{candidate.name}: {scenario.key} failed: {error}")
         return Session(Measured(failures={scenario.key: str(error)}))
-    num_events = seen["num_events"]
     return Session(
         Measured(scenario.values(seen)),
-        event_bytes=seen["num_event_bytes"] / num_events if num_events else None,
+        event_bytes=_event_bytes(seen),
         client_percent=100 * seen["client_cpu_s"] / seen["window_s"],
     )
+
+
+def _event_bytes(seen: Mapping[str, Any]) -> float | None:
+    """Mean size of an event that carries a token; the events that begin and end answers do not."""
+    if seen["num_answers"] or not seen["num_events"]:
+        return None
+    return float(seen["num_event_bytes"] / seen["num_events"])
 
 
 def load_command(
@@ -126,3 +133,7 @@ def load_command(
         *("--settle-s", str(window.settle_s), "--window-s", str(window.window_s)),
         *("--pids", pids, *([] if scenario.streamed else ["--whole"])),
     ]
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

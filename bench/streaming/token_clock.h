@@ -7,6 +7,7 @@
 #ifndef TOKEN_CLOCK_H
 #define TOKEN_CLOCK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <time.h>
 
@@ -26,6 +27,28 @@ static inline uint64_t monotonic_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Whether the text begins with a token; an empty text or another does not. */
+static inline bool token_parse(const char *text, const char *end, uint64_t *ticks)
+{
+    *ticks = 0;
+    if (end - text < TOKEN_DIGITS)
+        return false;
+    for (int i = 0; i < TOKEN_DIGITS; i++) {
+        if (text[i] < '0' || text[i] > '9')
+            return false;
+        *ticks = 10 * *ticks + (uint64_t)(text[i] - '0');
+    }
+    return *ticks < CLOCK_TICKS;
+}
+
+static inline void token_write(char *text, uint64_t ticks)
+{
+    for (int i = TOKEN_DIGITS - 1; i >= 0; i--) {
+        text[i] = (char)('0' + ticks % 10);
+        ticks /= 10;
+    }
 }
 
 #endif

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from peers.processes import session_members
 from streaming import command
 from streaming.candidates import OURS
 from streaming.scenarios import METRICS, SCENARIOS
+
+RUN = Path(command.__file__).with_name("run.py")
 
 pytestmark = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="the server and the client need a processor each"
@@ -66,3 +71,21 @@ def test_what_cannot_be_measured_is_told_in_a_sentence(
 ) -> None:
     assert run(tmp_path, *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_run_that_is_stopped_stops_the_server_that_it_measures(tmp_path: Path) -> None:
+    arguments = ["--candidates", "floor", "--scenarios", "paced_64", "--window-s", "60"]
+    process = subprocess.Popen(
+        [sys.executable, str(RUN), *arguments, "--results", str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process.stderr as lines:
+        assert next(lines) == "floor: paced_64\n"  # said once the server is ready
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        server = int(children[0])
+        assert session_members(server) == [server]
+        process.terminate()
+        assert process.wait() == 130
+    assert session_members(server) == []
