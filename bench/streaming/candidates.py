@@ -164,7 +164,8 @@ def _mosec(environments: Environments, port: int) -> Sequence[str]:
     return [
         *(python, "-m", "streaming.peers.mosec_app", "--port", str(port)),
         *("--address", "127.0.0.1", "--capacity", "4096", "--timeout", str(NO_TIMEOUT_MS)),
-        *("--log-level", "warning"),
+        # Its sockets, in the session's own folder: a killed mosec leaves them behind.
+        *("--log-level", "warning", "--path", "mosec"),
     ]
 
 
