@@ -75,8 +75,14 @@ class ModelOpening:
         """As `start`, in a thread or greenlet of its own, and not soon after a failure."""
         failure = self._failure
         is_due = failure is None or self._clock() >= failure.reopen_at_s
-        if is_due and self._claim():
+        if not is_due or not self._claim():
+            return
+        try:
             threading.Thread(target=self._register_and_log, daemon=True).start()
+        except RuntimeError as error:  # this process may have no more threads
+            self._note_failure(error)
+            self._wake()
+            logger.exception("The model cannot be served")
 
     def require(self, deadline_at_s: float | None = None) -> None:
         """Start aside if that is to be done, and wait until a model is registered.
@@ -140,14 +146,18 @@ class ModelOpening:
         try:
             self._server.register_model(wait=False)
         except Exception as error:
-            reason = without_directories(public_reason(error), self._server.config.model)
-            self._failure = _Failure(reason, self._clock() + REOPEN_AFTER_S)
-            self._claimed_by = None
+            self._note_failure(error)
             raise
         else:
             self._failure = None
         finally:
             self._wake()
+
+    def _note_failure(self, error: Exception) -> None:
+        """Leave the next attempt to whoever comes when it is due."""
+        reason = without_directories(public_reason(error), self._server.config.model)
+        self._failure = _Failure(reason, self._clock() + REOPEN_AFTER_S)
+        self._claimed_by = None
 
     def _register_and_log(self) -> None:
         try:

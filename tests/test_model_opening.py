@@ -181,6 +181,28 @@ def is_full(opening: ModelOpening) -> bool:
     return isinstance(caught.value, OverloadedError)
 
 
+def test_where_there_is_no_thread_to_open_them_requests_hear_it_and_it_is_tried_again(
+    absent: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[Exception] = []
+    patient = threading.Thread(target=wait_in_vain, args=(absent.opening, errors), daemon=True)
+    start = threading.Thread.start
+
+    def fail_while_somebody_waits(_: object) -> None:
+        start(patient)
+        wait_until(lambda: len(absent.opening._waiting) == 1)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as out_of_threads:
+        out_of_threads.setattr("threading.Thread.start", fail_while_somebody_waits)
+        refusal = absent.refusal()
+    assert "RuntimeError. The server's log says more. Retry" in refusal.message
+    wait_until(lambda: [str(error) for error in errors] == [refusal.message])
+    assert absent.num_failures == 1
+    absent.now_s += REOPEN_AFTER_S
+    assert "model.gguf does not exist" in absent.fail().message
+
+
 def test_where_a_model_is_registered_the_configured_one_is_not_opened() -> None:
     with alphabet_server(ServerConfig(model="/absent.gguf")) as server:
         opening = ModelOpening(server)
