@@ -32,13 +32,16 @@ struct fixture {
     struct activations rows;
 };
 
+/* Floats have a gap after a row, as the rows of tiles do. */
 static struct activations new_rows(enum activation_format format)
 {
     const size_t value_bytes[] = {
         [ACTIVATIONS_F32] = 4, [ACTIVATIONS_BF16] = 2, [ACTIVATIONS_Q8] = 1};
     const size_t num_rows = FIRST_ROW + NUM_ROWS, num_groups = num_rows * DEPTH / GROUP_SIZE;
-    return (struct activations){.format = format, .depth = DEPTH, .stride = DEPTH,
-                                .values = test_alloc(num_rows * DEPTH * value_bytes[format]),
+    const int32_t stride = format == ACTIVATIONS_Q8 ? DEPTH : DEPTH + GROUP_SIZE;
+    const size_t row_bytes = (size_t)stride * value_bytes[format];
+    return (struct activations){.format = format, .depth = DEPTH, .stride = stride,
+                                .values = test_alloc(num_rows * row_bytes),
                                 .scales = test_alloc(num_groups * sizeof(float)),
                                 .sums = test_alloc(num_groups * sizeof(float))};
 }
@@ -74,14 +77,14 @@ static void run(const struct fixture *this, const float *gate_bias, const float 
 
 /* ---- results ---- */
 
-static size_t index_of(int32_t row, int32_t column)
+static size_t index_of(const struct activations *rows, int32_t row, int32_t column)
 {
-    return (size_t)((FIRST_ROW + row) * DEPTH + FIRST_COLUMN + column);
+    return (size_t)((FIRST_ROW + row) * rows->stride + FIRST_COLUMN + column);
 }
 
 static double result(const struct fixture *this, int32_t row, int32_t column)
 {
-    size_t index = index_of(row, column);
+    size_t index = index_of(&this->rows, row, column);
     switch (this->rows.format) {
     case ACTIVATIONS_F32:
         return ((float *)this->rows.values)[index];
@@ -110,7 +113,7 @@ static double tolerance(const struct fixture *this, double expected, int32_t row
     case ACTIVATIONS_BF16:
         return (ESTIMATE_TOLERANCE + ROUNDING_TOLERANCE) * fabs(expected);
     default: /* half a step of the group, which is what the row has here */
-        return 0.501 * this->rows.scales[index_of(row, 0) / GROUP_SIZE];
+        return 0.501 * this->rows.scales[index_of(&this->rows, row, 0) / GROUP_SIZE];
     }
 }
 
@@ -128,10 +131,10 @@ static void check_results(const struct fixture *this, const float *gate_bias, co
 static void check_the_rest_is_untouched(const struct fixture *this)
 {
     for (int32_t row = 0; row < FIRST_ROW + NUM_ROWS; row++)
-        for (int32_t column = 0; column < DEPTH; column++) {
+        for (int32_t column = 0; column < this->rows.stride; column++) {
             int32_t in_tile = row >= FIRST_ROW && column >= FIRST_COLUMN &&
                               column < FIRST_COLUMN + PANEL_COLUMNS;
-            size_t index = (size_t)(row * DEPTH + column);
+            size_t index = (size_t)(row * this->rows.stride + column);
             if (this->rows.format == ACTIVATIONS_BF16)
                 CHECK(in_tile || ((bf16 *)this->rows.values)[index] == 0xffff);
             else if (this->rows.format == ACTIVATIONS_F32)
