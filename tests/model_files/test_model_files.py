@@ -36,16 +36,18 @@ print(*sys.modules)
 WITHOUT_MEMORY = """
 import sys
 from pathlib import Path
+from realtime_serve import model_files
 from realtime_serve.engine.load_watcher import LoadWatcher
-from realtime_serve.model_files import load_packed
 from realtime_serve.weights import open_checkpoint, packed_file
 
 def no_memory(nbytes):
     raise OSError(12, "Cannot allocate memory")
 
+model_files.has_large_pages = lambda: True
 packed_file._large_pages = no_memory
 checkpoint = open_checkpoint(sys.argv[1])
-weights = load_packed(checkpoint, "q8", sys.argv[2], LoadWatcher(on_progress=lambda _: 1 / 0))
+watcher = LoadWatcher(on_progress=lambda _: 1 / 0)
+weights = model_files.load_packed(checkpoint, "q8", sys.argv[2], watcher)
 print("mapped" if ".packed" in Path("/proc/self/maps").read_text() else "copied")
 print(*checkpoint.notices)
 """
