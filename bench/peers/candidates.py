@@ -69,11 +69,6 @@ class Candidate:
         """Product and precision, as tables and --candidates spell them."""
         return f"{self.product}:{self.precision}"
 
-    @property
-    def is_sixteen_bit(self) -> bool:
-        """Whether it computes with 16-bit weights."""
-        return self.precision in SIXTEEN_BIT
-
     def missing(self) -> list[Path]:
         """The files that are not there."""
         return [path for path in self.files if not path.exists()]
