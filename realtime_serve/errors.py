@@ -78,6 +78,12 @@ class ModelNotFoundError(NotFoundError):
     default_code = "model_not_found"
 
 
+class RequestNotFoundError(NotFoundError):
+    """The caller has no open request of that id."""
+
+    default_code = "request_not_found"
+
+
 class MethodNotAllowedError(ServeError):
     """The path exists, but not for this HTTP method."""
 

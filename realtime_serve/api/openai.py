@@ -1,4 +1,4 @@
-"""The OpenAI-style routes: chat completions, completions and the list of models.
+"""The OpenAI-style routes: chat completions, completions, their end, and the list of models.
 
     bytes -> call -> token ids -> stream -> events, or one answer
 
@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from realtime_serve.api.body import read_json_object
+from realtime_serve.api.cancellation import cancel_requests
 from realtime_serve.api.client import deadline_at_s, read_while_connected
 from realtime_serve.api.event_response import event_response
 from realtime_serve.api.hooks import current_context, follow_stream
@@ -27,6 +29,7 @@ from realtime_serve.api.protocol import (
     parse_completion,
 )
 from realtime_serve.api.responses import (
+    cancellation,
     chat_completion,
     chat_head,
     completion_head,
@@ -51,6 +54,7 @@ ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRAC
 ROUTES = {
     "/v1/chat/completions": ("POST",),
     "/v1/completions": ("POST",),
+    "/v1/requests/<path:given_id>": ("DELETE",),
     "/v1/models": ("GET", "HEAD"),
     "/v1/models/<path:name>": ("GET", "HEAD"),
 }
@@ -87,6 +91,11 @@ def openai_blueprint(server: InferenceServer, name: str) -> Blueprint:
             return event_response(stream, writer, server.config.keep_alive_s)
         return _answer(stream, text_completion)
 
+    @blueprint.delete("/v1/requests/<path:given_id>", provide_automatic_options=False)
+    def cancel(given_id: str) -> Response:
+        cancel_requests(server, given_id, current_context().client_id)
+        return json_response(cancellation(given_id))
+
     @blueprint.get("/v1/models", provide_automatic_options=False)
     def models() -> Response:
         return json_response(model_list([_card(model) for model in server.registry.all()]))
@@ -102,22 +111,23 @@ def openai_blueprint(server: InferenceServer, name: str) -> Blueprint:
 def _refuse_the_rest(blueprint: Blueprint) -> None:
     """Answer 405 and 404 below /v1 by ourselves: inside somebody's app, Flask's are theirs."""
 
-    def wrong_method(**_: str) -> Response:
-        allowed = ["POST"] if request.path.endswith("/completions") else ["GET", "HEAD"]
-        if request.method != "OPTIONS":
-            raise MethodNotAllowed(valid_methods=[*allowed, "OPTIONS"])
-        response = Response(status=204)
-        del response.headers["Content-Type"]
-        response.allow.update([*allowed, "OPTIONS"])
-        return response
-
     def unknown(rest: str) -> Response:
         raise NotFound
 
     for rule, allowed in ROUTES.items():
         methods = [method for method in ALL_METHODS if method not in allowed]
-        _add_rule(blueprint, rule, f"wrong_method:{rule}", wrong_method, methods)
+        view = partial(_refuse_method, [*allowed, "OPTIONS"])
+        _add_rule(blueprint, rule, f"wrong_method:{rule}", view, methods)
     _add_rule(blueprint, "/v1/<path:rest>", "unknown", unknown, ALL_METHODS)
+
+
+def _refuse_method(allowed: Sequence[str], **_: str) -> Response:
+    if request.method != "OPTIONS":
+        raise MethodNotAllowed(valid_methods=allowed)
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    response.allow.update(allowed)
+    return response
 
 
 def _add_rule(
@@ -152,6 +162,7 @@ def _submit(
             priority=call.priority,
             deadline_at_s=deadline,
             client_id=context.client_id,
+            external_id=context.request_id,
         )
     )
     follow_stream(context, stream)

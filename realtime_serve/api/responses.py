@@ -15,6 +15,9 @@ from realtime_serve.types import FinishReason, InferenceResponse, Usage
 
 OWNER = "realtime-serve"
 
+_CHAT_PREFIX = "chatcmpl-"
+_COMPLETION_PREFIX = "cmpl-"
+
 _FINISH_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -34,12 +37,22 @@ def encode_json(payload: Mapping[str, Any]) -> bytes:
 
 def chat_id(request_id: str) -> str:
     """Give the id of a chat answer."""
-    return f"chatcmpl-{request_id}"
+    return _CHAT_PREFIX + request_id
 
 
 def completion_id(request_id: str) -> str:
     """Give the id of a completion."""
-    return f"cmpl-{request_id}"
+    return _COMPLETION_PREFIX + request_id
+
+
+def request_id_in(answer_id: str) -> str:
+    """Give the request's id that the id of an answer holds; another text as it is."""
+    return answer_id.removeprefix(_CHAT_PREFIX).removeprefix(_COMPLETION_PREFIX)
+
+
+def cancellation(given_id: str) -> dict[str, Any]:
+    """Build the answer to a request that has cancelled another one, by the id that it gave."""
+    return {"id": given_id, "object": "request", "cancelled": True}
 
 
 def usage_counts(usage: Usage) -> dict[str, Any]:

@@ -130,13 +130,14 @@ class InferenceRequest:
     """One validated request; made in the hub, it crosses to the engine once.
 
     Args:
-        request_id: Unique id, echoed in answers and log lines.
+        request_id: Unique id, which the id of the answer holds.
         model: Name under which the model is served.
         prompt_token_ids: The prompt, at least one token.
         sampling: How to generate; `max_tokens` is cut to the room that the context leaves.
         priority: Class in the waiting queue.
         deadline_at_s: Instant after which the answer is worthless, or None.
         client_id: Whom to charge, such as an address, or None.
+        external_id: What its caller knows it by, as in log lines, or None; need not be unique.
 
     Raises:
         InvalidRequestError: The prompt is empty.
@@ -149,6 +150,7 @@ class InferenceRequest:
     priority: RequestPriority = RequestPriority.NORMAL
     deadline_at_s: float | None = None
     client_id: str | None = None
+    external_id: str | None = None
 
     def __post_init__(self) -> None:
         """Check the prompt."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.live_server import LiveServer, free_port, start_program
+from support.echo_process import RING, figures, settled, start_echo
+from support.live_server import LiveServer
 from support.raw_stream import (
     RawStream,
     came_directly,
@@ -23,37 +22,13 @@ from support.raw_stream import (
 
 pytestmark = pytest.mark.not_under_gevent("the server is a process of its own")
 
-TESTS = Path(__file__).parent.parent
-
 PROMPT = 'a "quoted" line\nand another. '
 NUM_TOKENS = 300
 
 TIMEOUT = "X-Request-Timeout: 0.2\r\n"
 
-RING = 64
-"""Tokens that a stream may run ahead of its reader."""
-
 UNSENT_BYTES = 64 * 1024
 """What the server may hold of a stream beside its ring."""
-
-
-def start_echo(
-    log_path: Path, *options: str, app: str = "app", environ: dict[str, str] | None = None
-) -> LiveServer:
-    port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--keep-alive=10"]
-    command += [f"--bind=127.0.0.1:{port}", *options, f"support.echo_app:{app}"]
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
-    return start_program(
-        command,
-        port,
-        log_path,
-        environ={
-            "PYTHONPATH": os.pathsep.join(paths),
-            "REALTIME_SERVE_RING_CAPACITY": str(RING),
-            **(environ or {}),
-        },
-    )
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +37,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     server = start_echo(tmp_path_factory.mktemp("echo") / "server.log", "--worker-class=gevent")
     yield server
     assert server.stop() == 0, server.log
-
-
-def figures(server: LiveServer) -> dict[str, int]:
-    answer: dict[str, int] = server.request("GET", "/test").json()
-    return answer
 
 
 def ask(server: LiveServer, prompt: str = PROMPT, **fields: Any) -> tuple[list[str], bytes]:
@@ -195,18 +165,6 @@ def test_a_client_that_does_not_read_stops_its_own_stream_only(server: LiveServe
         assert generated * event_bytes < UNSENT_BYTES + in_the_clients_kernel + RING * event_bytes
         assert text_of(ask(server)[1]) == echo(PROMPT, NUM_TOKENS)
         assert text_of(stalled.read_answer()[1]) == echo(PROMPT, num_tokens)
-
-
-def settled(value: Callable[[], int], server: LiveServer) -> int:
-    """A figure that grows, once it does not grow any more."""
-    seen = [0]
-
-    def is_settled() -> bool:
-        seen.append(value())
-        return len(seen) > 20 and len(set(seen[-20:])) == 1
-
-    server.wait_until(is_settled, "settled")
-    return seen[-1]
 
 
 def test_a_client_that_leaves_while_it_is_stalled_frees_everything(server: LiveServer) -> None:
