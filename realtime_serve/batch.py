@@ -13,7 +13,7 @@ from typing import Any
 
 from realtime_serve._batch_queue import BatchQueue, QueueClosed, QueueFull
 from realtime_serve.errors import NotReadyError, OverloadedError
-from realtime_serve.types import BatchConfig, RequestPriority
+from realtime_serve.types import BatchConfig, Loading, Queued, RequestPriority
 
 SMOOTHING = 0.1
 """Weight of the newest interval in the service rate: about the last ten requests."""
@@ -36,6 +36,7 @@ class BatchScheduler:
         self._queue = BatchQueue(config.max_queue_depth)
         self._tags = itertools.count()
         self._clock = clock
+        self._is_served = False  # not before the engine has loaded
         self._service_interval_s: float | None = None
         self._last_finish_at_s: float | None = None
 
@@ -78,11 +79,19 @@ class BatchScheduler:
         Returns:
             At most `max_items` items, best first; empty after a timeout, kick or close.
         """
+        self._is_served = True
         return self._queue.take(max_items, timeout_s)
 
     def remove(self, handle: int) -> bool:
         """Take one request out before it is seated; False if it was seated already."""
         return self._queue.remove(handle) is not None
+
+    def progress(self, handle: int) -> Loading | Queued | None:
+        """What a request waits for; None once it is seated. O(n), to be asked now and then."""
+        if not self._is_served:
+            return Loading()
+        num_ahead = self._queue.position(handle)
+        return None if num_ahead is None else Queued(position=num_ahead + 1)
 
     def kick(self) -> None:
         """Wake the inference thread: a ring has room again, or a stream was cancelled."""

@@ -34,7 +34,16 @@ from realtime_serve.native import Parker, new_parker
 from realtime_serve.stream_statistics import StreamStatistics
 from realtime_serve.text.detokenizer import Detokenizer
 from realtime_serve.text.stop import StopMatcher
-from realtime_serve.types import FinishReason, InferenceRequest, StreamToken, Usage
+from realtime_serve.types import (
+    FinishReason,
+    InferenceRequest,
+    Loading,
+    Prefilling,
+    Queued,
+    StreamProgress,
+    StreamToken,
+    Usage,
+)
 
 T = TypeVar("T", list[StreamToken], bytes, bool)
 
@@ -56,6 +65,9 @@ class Admission(Protocol):
 
     def kick(self) -> None:
         """Wake the inference thread."""
+
+    def progress(self, handle: int) -> Loading | Queued | None:
+        """What a request waits for; None once it is seated."""
 
 
 class EventSource(Protocol):
@@ -181,6 +193,18 @@ class TokenStream:
             prompt_tokens=len(self.request.prompt_token_ids),
             completion_tokens=self.statistics.num_tokens,
             cached_tokens=self.statistics.num_cached_tokens,
+        )
+
+    @property
+    def progress(self) -> StreamProgress | None:
+        """How far it is from its first token; None from then on."""
+        if self.ended or self.statistics.num_tokens > 0:
+            return None
+        handle = self.queue_handle
+        waits_for = None if handle is None else self._admission.progress(handle)
+        return waits_for or Prefilling(
+            num_computed_tokens=self.statistics.num_prefilled_tokens,
+            num_prompt_tokens=len(self.request.prompt_token_ids),
         )
 
     def add_end_callback(self, callback: Callable[[TokenStream], None]) -> None:

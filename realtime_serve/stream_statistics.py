@@ -12,19 +12,22 @@ from realtime_serve._event_streams import TokenTimes
 class StreamStatistics:
     """Instants in monotonic seconds, and figures of one stream.
 
-    `scheduled_at_s` and `num_cached_tokens` are written by the inference thread, everything
-    else by the consumer.
+    `scheduled_at_s`, `num_cached_tokens` and `num_prefilled_tokens` are written by the inference
+    thread, everything else by the consumer.
 
     Args:
         submitted_at_s: When the request came.
 
     Attributes:
+        num_cached_tokens: Tokens of the prompt that the prefix cache had.
+        num_prefilled_tokens: Tokens of a prompt that is computed in parts that are computed by now.
         token_times: Where whoever pops the tokens counts them.
     """
 
     __slots__ = (
         "finished_at_s",
         "num_cached_tokens",
+        "num_prefilled_tokens",
         "scheduled_at_s",
         "submitted_at_s",
         "token_times",
@@ -35,6 +38,7 @@ class StreamStatistics:
         self.scheduled_at_s: float | None = None
         self.finished_at_s: float | None = None
         self.num_cached_tokens = 0
+        self.num_prefilled_tokens = 0
         self.token_times = TokenTimes()
 
     @property

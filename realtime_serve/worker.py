@@ -19,7 +19,7 @@ from functools import partial
 from typing import TypeAlias
 
 from realtime_serve.batch import BatchScheduler
-from realtime_serve.engine.interface import Engine, EngineStats, Finished
+from realtime_serve.engine.interface import Engine, EngineStats, Finished, StepOutput
 from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.errors import EngineError, InvalidRequestError, NotReadyError, ServeError
 from realtime_serve.native import NativeThread, Parker
@@ -215,16 +215,23 @@ class InferenceThread:
         """Run one step and deliver it; True if no sequence could move."""
         start_s = time.monotonic()
         output = engine.step(start_s)
-        for started in output.started:
-            statistics = self._seated[started.request_id].statistics
-            statistics.scheduled_at_s = start_s
-            statistics.num_cached_tokens = started.num_cached_tokens
+        self._note_prompts(output, start_s)
         touched = {request_id: self._seated[request_id] for request_id in output.updated}
         for finished in output.finished:
             touched[finished.request_id] = self._finish(finished)
         self.stats = engine.stats()
         _wake(touched.values())
         return output.stalled
+
+    def _note_prompts(self, output: StepOutput, start_s: float) -> None:
+        """Let the streams' readers know how far their prompts are."""
+        for started in output.started:
+            statistics = self._seated[started.request_id].statistics
+            statistics.scheduled_at_s = start_s
+            statistics.num_cached_tokens = started.num_cached_tokens
+        for prompt in output.prefilling:
+            statistics = self._seated[prompt.request_id].statistics
+            statistics.num_prefilled_tokens = prompt.num_computed_tokens
 
     def _finish(self, finished: Finished) -> StreamFeed:
         feed = self._seated.pop(finished.request_id)

@@ -4,7 +4,7 @@ import pytest
 
 from realtime_serve.batch import LONGEST_RETRY_S, BatchScheduler
 from realtime_serve.errors import NotReadyError, OverloadedError
-from realtime_serve.types import BatchConfig, RequestPriority
+from realtime_serve.types import BatchConfig, Loading, Queued, RequestPriority
 
 HIGH, NORMAL, LOW = RequestPriority.HIGH, RequestPriority.NORMAL, RequestPriority.LOW
 
@@ -67,6 +67,21 @@ def test_idle_time_is_not_service_time() -> None:
     batch.note_finished()
     batch.put("a", NORMAL)
     assert batch.expected_wait_s() == 1.0
+
+
+def test_a_request_knows_what_it_waits_for() -> None:
+    batch = scheduler()
+    first, second = batch.put("a", NORMAL), batch.put("b", NORMAL)
+    assert batch.progress(second) == Loading()
+    assert batch.take(0, 0.0) == []
+    assert [batch.progress(handle) for handle in (first, second)] == [
+        Queued(position=1),
+        Queued(position=2),
+    ]
+    batch.put("c", HIGH)
+    assert batch.progress(second) == Queued(position=3)
+    assert batch.take(2, 0.0) == ["c", "a"]
+    assert [batch.progress(handle) for handle in (first, second)] == [None, Queued(position=1)]
 
 
 def test_a_removed_request_is_never_taken() -> None:

@@ -50,6 +50,9 @@ class Queue:
     def kick(self) -> None:
         self.kicks += 1
 
+    def progress(self, handle: int) -> None:
+        pass
+
 
 def open_stream(
     *, capacity: int = 1024, stop: tuple[str, ...] = ()

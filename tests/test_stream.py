@@ -46,6 +46,9 @@ class Queue:
     def kick(self) -> None:
         self.kicks += 1
 
+    def progress(self, handle: int) -> None:
+        pass
+
 
 def open_stream(
     *,

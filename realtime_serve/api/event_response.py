@@ -21,7 +21,14 @@ from flask.globals import app_ctx
 from realtime_serve._event_streams import EventStream
 from realtime_serve.api.client import read_while_connected
 from realtime_serve.api.direct import direct_socket
-from realtime_serve.api.sse import CONTENT_TYPE, DONE, KEEP_ALIVE, ChunkWriter, error_event
+from realtime_serve.api.sse import (
+    CONTENT_TYPE,
+    DONE,
+    KEEP_ALIVE,
+    ChunkWriter,
+    error_event,
+    progress_comment,
+)
 from realtime_serve.native import GeventParker
 from realtime_serve.socket_drain import SocketSink
 from realtime_serve.stream import EventSource, TokenStream
@@ -40,7 +47,8 @@ def event_response(stream: TokenStream, writer: ChunkWriter, keep_alive_s: float
     Args:
         stream: What to send; closed at the end.
         writer: Formats the events.
-        keep_alive_s: A comment is sent after this long without a token.
+        keep_alive_s: A comment that says what is waited for is sent after this long without a
+            token.
 
     Returns:
         The answer to the request that is being handled.
@@ -132,7 +140,7 @@ class _Delivery:
         try:
             reads = read_while_connected(self._stream, self._environ, self._keep_alive_s, read)
             for events in reads:
-                yield events or KEEP_ALIVE
+                yield events or progress_comment(self._stream.progress)
         except Exception as error:  # the status is out: an event has to say it
             logger.exception("A stream failed")
             self._failure = error

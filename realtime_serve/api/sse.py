@@ -23,7 +23,14 @@ from realtime_serve.api.responses import (
     usage_chunk,
     usage_counts,
 )
-from realtime_serve.types import FinishReason, Usage
+from realtime_serve.types import (
+    FinishReason,
+    Loading,
+    Prefilling,
+    Queued,
+    StreamProgress,
+    Usage,
+)
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 
@@ -53,6 +60,27 @@ def error_event(error: Exception, usage: Usage | None = None) -> bytes:
     if usage is not None:
         payload["usage"] = usage_counts(usage)
     return _event(payload)
+
+
+def progress_comment(progress: StreamProgress | None) -> bytes:
+    """Format what a silent stream says: what it waits for, as far as that is known.
+
+    Args:
+        progress: How far it is from its first token; None from then on.
+
+    Returns:
+        One comment.
+    """
+    match progress:
+        case None:
+            return KEEP_ALIVE
+        case Loading():
+            return b": loading\n\n"
+        case Queued():
+            return b": queued %d\n\n" % progress.position
+        case Prefilling():
+            counts = (progress.num_computed_tokens, progress.num_prompt_tokens)
+            return b": prefill %d/%d\n\n" % counts
 
 
 class ChunkWriter(ABC):

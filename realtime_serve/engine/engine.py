@@ -8,7 +8,13 @@ from itertools import islice
 from typing import TypeAlias
 
 from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
-from realtime_serve.engine.interface import EngineStats, Finished, Started, StepOutput
+from realtime_serve.engine.interface import (
+    EngineStats,
+    Finished,
+    PromptProgress,
+    Started,
+    StepOutput,
+)
 from realtime_serve.engine.kv_cache import BlockPool
 from realtime_serve.engine.kv_cache_size import KVCacheLimit, choose_num_blocks
 from realtime_serve.engine.prefill_budget import PrefillBudget
@@ -272,6 +278,7 @@ class LLMEngine:
         self._num_steps += bool(scheduled)
         return StepOutput(
             started=tuple(_started(sequence) for sequence in plan.started),
+            prefilling=tuple(map(_prompt_progress, filter(_is_prefilling, plan.scheduled))),
             updated=tuple(updated),
             finished=tuple(_finished(sequence) for sequence in [*plan.dropped, *ended]),
             num_scheduled_tokens=sum(work.num_rows for work in plan.scheduled),
@@ -335,6 +342,14 @@ def _flags(reason: FinishReason | None) -> int:
 
 def _started(sequence: Sequence) -> Started:
     return Started(sequence.request.request_id, sequence.num_cached_tokens)
+
+
+def _is_prefilling(work: ScheduledSequence) -> bool:
+    return not work.wants_logits and work.sequence.num_generated_tokens == 0
+
+
+def _prompt_progress(work: ScheduledSequence) -> PromptProgress:
+    return PromptProgress(work.sequence.request.request_id, work.sequence.num_computed_tokens)
 
 
 def _finished(sequence: Sequence) -> Finished:

@@ -28,6 +28,18 @@ class Started(NamedTuple):
     num_cached_tokens: int
 
 
+class PromptProgress(NamedTuple):
+    """A request whose prompt is computed in parts, after one that is not the last.
+
+    Args:
+        request_id: Which request.
+        num_computed_tokens: Tokens of its prompt that are computed by now.
+    """
+
+    request_id: str
+    num_computed_tokens: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
     """A request that has left the engine; its seat and blocks are free again.
@@ -53,6 +65,7 @@ class StepOutput:
 
     Args:
         started: The requests that were scheduled for the first time.
+        prefilling: The requests that got a part of their prompt computed, and no token yet.
         updated: Ids of the requests whose ring got records.
         finished: Requests that ended, each exactly once in the engine's life.
         num_scheduled_tokens: Tokens computed in this step, guesses included.
@@ -65,6 +78,7 @@ class StepOutput:
     finished: tuple[Finished, ...]
     num_scheduled_tokens: int
     stalled: bool
+    prefilling: tuple[PromptProgress, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

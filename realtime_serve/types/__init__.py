@@ -5,6 +5,10 @@ and end in _at_s. None means "not set", never -1 or 0.
 """
 
 from realtime_serve.types.memory_share import MemoryShare as MemoryShare
+from realtime_serve.types.progress import Loading as Loading
+from realtime_serve.types.progress import Prefilling as Prefilling
+from realtime_serve.types.progress import Queued as Queued
+from realtime_serve.types.progress import StreamProgress as StreamProgress
 from realtime_serve.types.requests import MAX_SEED as MAX_SEED
 from realtime_serve.types.requests import MAX_STOP_STRING_CHARS as MAX_STOP_STRING_CHARS
 from realtime_serve.types.requests import MAX_STOP_STRINGS as MAX_STOP_STRINGS

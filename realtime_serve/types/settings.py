@@ -267,7 +267,7 @@ class ServerConfig:
         max_queue_depth: See BatchConfig.
         ring_capacity: See BatchConfig.
         max_body_bytes: Longest request body; more is refused with 413 before parsing.
-        keep_alive_s: A silent stream gets an SSE comment this often.
+        keep_alive_s: A silent stream gets an SSE comment this often, on what it waits for.
         rate_limit_rpm: Requests a minute that one client may make; None is no limit.
         rate_limit_burst: Requests a client may make at once; None is one minute's worth.
             Only beside rate_limit_rpm.

@@ -34,6 +34,9 @@ class NoQueue:
     def kick(self) -> None:
         pass
 
+    def progress(self, handle: int) -> None:
+        pass
+
 
 def open_stream() -> TokenStream:
     request = InferenceRequest(

@@ -15,7 +15,14 @@ from realtime_serve.api.envelope import error_envelope
 from realtime_serve.api.json_body import parse_json_object
 from realtime_serve.api.protocol import parse_chat, parse_completion
 from realtime_serve.errors import DeadlineExceededError, OverloadedError
-from realtime_serve.types import FinishReason, Usage
+from realtime_serve.types import (
+    FinishReason,
+    Loading,
+    Prefilling,
+    Queued,
+    StreamProgress,
+    Usage,
+)
 
 USAGE = Usage(prompt_tokens=5, completion_tokens=3)
 
@@ -123,12 +130,29 @@ def test_an_error_event_carries_the_envelope_and_the_usage_so_far() -> None:
     }
 
 
+# --- comments -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        (None, "keep-alive"),
+        (Loading(), "loading"),
+        (Queued(position=3), "queued 3"),
+        (Prefilling(num_computed_tokens=512, num_prompt_tokens=2048), "prefill 512/2048"),
+    ],
+)
+def test_a_comment_says_what_is_waited_for(progress: StreamProgress | None, text: str) -> None:
+    assert sse.progress_comment(progress) == f": {text}\n\n".encode()
+
+
 # --- whole streams, read by the openai SDK ------------------------------------
 
 
 def stream_of(writer: sse.ChunkWriter, texts: list[str]) -> bytes:
     events = [
         sse.KEEP_ALIVE,
+        sse.progress_comment(Queued(position=3)),
         writer.start(),
         *map(writer.text, texts),
         sse.KEEP_ALIVE,

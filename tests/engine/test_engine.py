@@ -9,7 +9,7 @@ from torch import Tensor
 
 from realtime_serve import _token_ring
 from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
-from realtime_serve.engine.interface import Engine, Finished, Started
+from realtime_serve.engine.interface import Engine, Finished, PromptProgress, Started
 from realtime_serve.engine.sequence import Sequence
 from realtime_serve.nn.interface import ForwardBatch, KVTensors
 from realtime_serve.types import FinishReason, InferenceRequest, SamplingParams
@@ -196,6 +196,27 @@ def test_a_request_is_told_how_much_of_its_prompt_was_cached() -> None:
     stats = driver.engine.stats()
     assert stats.prefix_cache_queries_total == 80
     assert stats.prefix_cache_hits_total == 32
+
+
+def test_a_prompt_that_is_computed_in_parts_tells_how_far_it_is() -> None:
+    driver = Driver(max_batch_tokens=16)
+    driver.add(prompt(40), max_tokens=2)
+    steps = [driver.step() for _ in range(4)]
+    assert [step.prefilling for step in steps] == [
+        (PromptProgress("0", 16),),
+        (PromptProgress("0", 32),),
+        (),
+        (),
+    ]
+    assert [step.updated for step in steps] == [(), (), ("0",), ("0",)]
+
+
+def test_what_was_cached_counts_as_computed() -> None:
+    driver = Driver(max_batch_tokens=16)
+    driver.add(prompt(32), max_tokens=1)
+    driver.run()
+    driver.add((*prompt(32), *prompt(25, start=1)), max_tokens=1)
+    assert driver.step().prefilling == (PromptProgress("1", 48),)
 
 
 def test_a_fork_shares_the_prompt_and_both_answer_as_if_they_were_alone() -> None:

@@ -5,6 +5,9 @@ are open. A request with the header X-Test-Send-Buffer gets a socket that takes 
 
     ECHO_STEP_MS        how long a step takes; 0, the default, is as fast as it goes
     ECHO_TOKENS_A_STEP  tokens that each request gets in a step
+    ECHO_PROMPT_TOKENS_A_STEP  tokens of each prompt that are computed in a step; without it, all
+    ECHO_MAX_SEQS       seats
+    ECHO_LOADS_WITH     a file: the model loads until it is there
 """
 
 from __future__ import annotations
@@ -19,14 +22,21 @@ from flask import Flask, Response, jsonify, request
 from realtime_serve.api.client import client_socket
 from realtime_serve.app import create_app, log_to_stderr
 from realtime_serve.config import load_config
-from support.echo_engine import EchoEngine, echo_server
+from support.echo_engine import MAX_MODEL_LEN, MAX_SEQS, EchoEngine, echo_server
 
 
 def make_app() -> Flask:
     """A new app with a server of its own, as the environment describes it."""
-    step_s = float(os.environ.get("ECHO_STEP_MS", "0")) / 1000
-    engine = EchoEngine(step_s, int(os.environ.get("ECHO_TOKENS_A_STEP", "1")))
-    app = create_app(server=echo_server(engine, load_config()))
+    engine = EchoEngine(
+        _number("ECHO_STEP_MS", 0) / 1000,
+        _number("ECHO_TOKENS_A_STEP", 1),
+        prompt_tokens_a_step=_number("ECHO_PROMPT_TOKENS_A_STEP", MAX_MODEL_LEN),
+        max_seqs=_number("ECHO_MAX_SEQS", MAX_SEQS),
+    )
+    needed = os.environ.get("ECHO_LOADS_WITH", os.curdir)
+    app = create_app(
+        server=echo_server(engine, load_config(), may_load=lambda: os.path.exists(needed))
+    )
 
     @app.get("/test")
     def figures() -> Response:
@@ -43,6 +53,10 @@ def make_app() -> Flask:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
 
     return app
+
+
+def _number(name: str, default: int) -> int:
+    return int(os.environ.get(name, default))
 
 
 class PassesOn:

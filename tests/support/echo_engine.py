@@ -7,6 +7,7 @@ a full ring alone, drops who is cancelled or late, and says in a step's output w
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tokenizers import Tokenizer as Backend
@@ -15,7 +16,15 @@ from tokenizers import decoders, models, pre_tokenizers
 from realtime_serve import InferenceServer, ServerConfig
 from realtime_serve import _token_ring as ring_states
 from realtime_serve._token_ring import FLAG_LAST, TokenRing
-from realtime_serve.engine.interface import EngineStats, Finished, Started, StepOutput
+from realtime_serve.engine.interface import (
+    Engine,
+    EngineStats,
+    Finished,
+    PromptProgress,
+    Started,
+    StepOutput,
+)
+from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.model import Model
 from realtime_serve.native import original
 from realtime_serve.text import TextModel, Tokenizer
@@ -35,10 +44,17 @@ class _Seat:
     request: InferenceRequest
     ring: TokenRing
     num_generated: int = 0
+    num_prefilled: int = 0
 
     @property
     def max_tokens(self) -> int:
         return self.request.sampling.max_tokens or MAX_MODEL_LEN
+
+    def prefill(self, num_tokens: int) -> bool:
+        """Compute so much of the prompt; whether there is more of it."""
+        num_prompt_tokens = len(self.request.prompt_token_ids)
+        self.num_prefilled = min(self.num_prefilled + num_tokens, num_prompt_tokens)
+        return self.num_prefilled < num_prompt_tokens
 
     def next_token(self) -> int:
         prompt = self.request.prompt_token_ids
@@ -51,11 +67,22 @@ class EchoEngine:
     Args:
         step_s: How long a step takes; 0 is as fast as it goes.
         tokens_a_step: Tokens that each request gets in a step.
+        prompt_tokens_a_step: Tokens of each prompt that are computed in a step.
+        max_seqs: Seats.
     """
 
-    def __init__(self, step_s: float = 0.0, tokens_a_step: int = 1) -> None:
+    def __init__(
+        self,
+        step_s: float = 0.0,
+        tokens_a_step: int = 1,
+        *,
+        prompt_tokens_a_step: int = MAX_MODEL_LEN,
+        max_seqs: int = MAX_SEQS,
+    ) -> None:
         self._step_s = step_s
         self._tokens_a_step = tokens_a_step
+        self._prompt_tokens_a_step = prompt_tokens_a_step
+        self._max_seqs = max_seqs
         self._seats: dict[str, _Seat] = {}
         self._unstarted: list[str] = []
         self._next_step_at_s = 0.0
@@ -63,7 +90,7 @@ class EchoEngine:
 
     @property
     def free_slots(self) -> int:
-        return MAX_SEQS - len(self._seats)
+        return self._max_seqs - len(self._seats)
 
     @property
     def num_sequences(self) -> int:
@@ -78,11 +105,15 @@ class EchoEngine:
         started, self._unstarted = self._unstarted, []
         finished = [end for seat in self._seats.values() if (end := _asked_end(seat, now_s))]
         gone = {end.request_id for end in finished}
-        updated = [
-            request_id
-            for request_id, seat in self._seats.items()
-            if request_id not in gone and self._advance(seat)
+        seats = {each: seat for each, seat in self._seats.items() if each not in gone}
+        prefilling = [
+            PromptProgress(request_id, seat.num_prefilled)
+            for request_id, seat in seats.items()
+            if seat.prefill(self._prompt_tokens_a_step)
         ]
+        for progress in prefilling:
+            del seats[progress.request_id]
+        updated = [request_id for request_id, seat in seats.items() if self._advance(seat)]
         finished += [
             _finished(seat, FinishReason.LENGTH)
             for seat in self._seats.values()
@@ -92,10 +123,11 @@ class EchoEngine:
             self._seats.pop(end.request_id, None)
         return StepOutput(
             started=tuple(Started(request_id, 0) for request_id in started),
+            prefilling=tuple(prefilling),
             updated=tuple(updated),
             finished=tuple(finished),
             num_scheduled_tokens=len(updated),
-            stalled=bool(self._seats) and not updated and not finished,
+            stalled=bool(self._seats) and not updated and not finished and not prefilling,
         )
 
     def stats(self) -> EngineStats:
@@ -156,8 +188,23 @@ def byte_tokenizer() -> Tokenizer:
     return Tokenizer(backend)
 
 
-def echo_server(engine: EchoEngine, config: ServerConfig | None = None) -> InferenceServer:
-    """A server of one model, "echo", that the engine runs; it is ready once it has loaded."""
+def echo_server(
+    engine: EchoEngine,
+    config: ServerConfig | None = None,
+    *,
+    may_load: Callable[[], bool] = lambda: True,
+) -> InferenceServer:
+    """A server of one model, "echo", that the engine runs.
+
+    It is ready once it has loaded, which it does once it may.
+    """
+
+    def load(watcher: LoadWatcher) -> Engine:
+        while not may_load():
+            watcher.before_piece()
+            sleep(0.01)
+        return engine
+
     server = InferenceServer(config)
     text = TextModel(
         tokenizer=byte_tokenizer(),
@@ -171,7 +218,7 @@ def echo_server(engine: EchoEngine, config: ServerConfig | None = None) -> Infer
         config=ModelConfig(name=MODEL),
         batch_config=server.config.batch_config(),
         text=text,
-        load=lambda *_: engine,
+        load=load,
     )
     server._start(model)
     return server

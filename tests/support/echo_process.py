@@ -16,7 +16,11 @@ RING = 64
 
 
 def start_echo(
-    log_path: Path, *options: str, app: str = "app", environ: Mapping[str, str] | None = None
+    log_path: Path,
+    *options: str,
+    app: str = "app",
+    environ: Mapping[str, str] | None = None,
+    wait: bool = True,
 ) -> LiveServer:
     """Start gunicorn with the echo app.
 
@@ -25,6 +29,7 @@ def start_echo(
         options: More for gunicorn; a worker class, for one.
         app: Which one of support.echo_app.
         environ: More variables of the environment.
+        wait: Whether to wait until it is ready.
     """
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--keep-alive=10"]
@@ -39,6 +44,7 @@ def start_echo(
             "REALTIME_SERVE_RING_CAPACITY": str(RING),
             **(environ or {}),
         },
+        wait=wait,
     )
 
 

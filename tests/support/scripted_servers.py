@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from realtime_serve import (
     ServerConfig,
     TokenStream,
 )
-from realtime_serve.native import Lock
+from realtime_serve.native import Lock, original
 from realtime_serve.nn.interface import ForwardBatch
 from serve_model import Alphabet, byte_level_text
 
@@ -66,6 +66,26 @@ class Gate:
 
     def __exit__(self, *exc_info: Any) -> None:
         self._lock.__exit__(*exc_info)
+
+
+class StepByStep:
+    """Lets the inference thread make as many steps as it is allowed; all, once it is left."""
+
+    def __init__(self) -> None:
+        self.num_allowed = 0
+        self._num_begun = 0
+        self._left = False
+
+    def __call__(self, batch: ForwardBatch) -> None:
+        self._num_begun += 1
+        while self._num_begun > self.num_allowed and not self._left:
+            original("time", "sleep")(0.001)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._left = True
 
 
 def text_of(stream: TokenStream) -> str:
