@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from realtime_serve.nn.interface import ForwardBatch as ForwardBatch
     from realtime_serve.registry import ModelRegistry as ModelRegistry
     from realtime_serve.server import InferenceServer as InferenceServer
-    from realtime_serve.stream import StreamManager as StreamManager
     from realtime_serve.stream import TokenStream as TokenStream
+    from realtime_serve.stream_manager import StreamManager as StreamManager
     from realtime_serve.text.model import TextModel as TextModel
     from realtime_serve.text.tokenizer import Tokenizer as Tokenizer
     from realtime_serve.types import BatchConfig as BatchConfig
@@ -100,7 +100,8 @@ _HOMES = {
     "nn.interface": ("CausalLM", "ForwardBatch"),
     "registry": ("ModelRegistry",),
     "server": ("InferenceServer",),
-    "stream": ("StreamManager", "TokenStream"),
+    "stream": ("TokenStream",),
+    "stream_manager": ("StreamManager",),
     "text.model": ("TextModel",),
     "text.tokenizer": ("Tokenizer",),
     "types": (

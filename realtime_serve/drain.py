@@ -17,7 +17,8 @@ from functools import partial
 from realtime_serve.errors import DrainingError
 from realtime_serve.native import pause, spawn
 from realtime_serve.registry import ModelRegistry
-from realtime_serve.stream import StreamManager, TokenStream
+from realtime_serve.stream import TokenStream
+from realtime_serve.stream_manager import StreamManager
 from realtime_serve.worker_processes import graceful_timeout_s
 
 logger = logging.getLogger("realtime_serve")

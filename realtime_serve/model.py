@@ -130,6 +130,14 @@ class Model:
             NotReadyError: The timeout passed first.
         """
         self._thread.wait_loaded(new_parker(), timeout_s)
+        self._require_loaded()
+
+    async def wait_ready_async(self) -> None:
+        """As `wait_ready`, without a limit, in a coroutine."""
+        await self._thread.wait_loaded_async()
+        self._require_loaded()
+
+    def _require_loaded(self) -> None:
         if self._thread.failure is not None:
             raise ModelLoadError(f"{self.name}: {self._thread.failure}")
         self.require_ready()

@@ -133,7 +133,7 @@ class Waker(abc.ABC):
 def new_parker() -> Parker:
     """A parker that suits the caller: its gevent hub if it has one, else its thread."""
     hub = _current_hub()
-    return _ThreadParker() if hub is None else GeventParker(GeventWaker.of(hub))
+    return ThreadParker() if hub is None else GeventParker(GeventWaker.of(hub))
 
 
 # --- plain threads ------------------------------------------------------------
@@ -152,20 +152,22 @@ class _ThreadWaker(Waker):
 _THREAD_WAKER = _ThreadWaker()
 
 
-class _ThreadParker(Parker):
+class ThreadParker(Parker):
     """A native lock used as a binary semaphore: held = nothing to see."""
 
-    waker = _THREAD_WAKER
+    waker: Waker = _THREAD_WAKER
 
     def __init__(self) -> None:
         self._signal: _thread.LockType = original("_thread", "allocate_lock")()
         self._signal.acquire()
 
     def park(self, timeout_s: float | None = None) -> None:
+        """See Parker."""
         wait_s = LONGEST_PARK_S if timeout_s is None else min(max(timeout_s, 0.0), LONGEST_PARK_S)
         self._signal.acquire(timeout=wait_s)
 
     def unpark(self) -> None:
+        """See Parker."""
         with contextlib.suppress(RuntimeError):  # signalled already: it holds no more than one
             self._signal.release()
 

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+from realtime_serve.asyncio_server import AsyncioServer
 from realtime_serve.drain import Drain, drain_timeout_s
 from realtime_serve.engine.interface import EngineStats
 from realtime_serve.errors import (
@@ -32,7 +33,9 @@ from realtime_serve.model_building import model_from_files, model_from_network, 
 from realtime_serve.native import Lock, run_blocking
 from realtime_serve.public_reason import public_reason, without_directories
 from realtime_serve.registry import ModelRegistry
-from realtime_serve.stream import StreamManager, TokenStream
+from realtime_serve.response import to_response as to_response
+from realtime_serve.stream import TokenStream
+from realtime_serve.stream_manager import StreamManager
 from realtime_serve.text.model import TextModel
 from realtime_serve.types import (
     BatchConfig,
@@ -42,7 +45,6 @@ from realtime_serve.types import (
     RequestPriority,
     SamplingParams,
     ServerConfig,
-    StreamToken,
     size_text,
 )
 
@@ -58,11 +60,12 @@ LARGE_TEXT_CHARS = 8 * 1024
 """Longer text is tokenised off the hub: 9 KB take 3 ms, and tokenising holds the GIL."""
 
 
-class InferenceServer:
+class InferenceServer(AsyncioServer):
     """Serves models to the threads and greenlets of one process.
 
     Any thread may call any method. Models are registered, or else the configured one is
-    loaded at the first use. As a context manager it shuts down at the end.
+    loaded at the first use. As a context manager, asynchronous or not, it shuts down at the end.
+    Coroutines await the methods whose names end in `_async`, and may call `submit`.
 
     Args:
         config: Limits and the model to serve; None takes all defaults.
@@ -188,13 +191,13 @@ class InferenceServer:
     # --- requests -------------------------------------------------------------
 
     def submit(self, request: InferenceRequest) -> TokenStream:
-        """Queue a request.
+        """Queue a request. Waits for nothing, so that a coroutine may call it, too.
 
         Args:
             request: What to generate, and for which model.
 
         Returns:
-            Its stream, for the calling thread or hub.
+            Its stream, for the calling thread, hub or event loop.
 
         Raises:
             ModelNotFoundError: No such model.
@@ -233,20 +236,7 @@ class InferenceServer:
         Raises:
             ServeError: As `submit`, or the messages do not suit the model's template.
         """
-        served = self._model(model)
-        if isinstance(prompt, str):
-            token_ids = self.encode_prompt(served, prompt)
-        else:
-            token_ids = self.encode_chat(served, prompt)
-        request = InferenceRequest(
-            request_id=new_request_id(),
-            model=served.name,
-            prompt_token_ids=tuple(token_ids),
-            sampling=sampling if sampling is not None else SamplingParams(),
-            priority=priority,
-            deadline_at_s=None if timeout_s is None else time.monotonic() + timeout_s,
-        )
-        return self.submit(request)
+        return self.submit(self._request(prompt, model, sampling, priority, timeout_s))
 
     def complete(
         self,
@@ -276,6 +266,28 @@ class InferenceServer:
             prompt, model=model, sampling=sampling, priority=priority, timeout_s=timeout_s
         ) as stream:
             return to_response(stream, list(stream))
+
+    def _request(
+        self,
+        prompt: str | Sequence[Mapping[str, Any]],
+        model: str | None,
+        sampling: SamplingParams | None,
+        priority: RequestPriority,
+        timeout_s: float | None,
+    ) -> InferenceRequest:
+        served = self._model(model)
+        if isinstance(prompt, str):
+            token_ids = self.encode_prompt(served, prompt)
+        else:
+            token_ids = self.encode_chat(served, prompt)
+        return InferenceRequest(
+            request_id=new_request_id(),
+            model=served.name,
+            prompt_token_ids=tuple(token_ids),
+            sampling=sampling if sampling is not None else SamplingParams(),
+            priority=priority,
+            deadline_at_s=None if timeout_s is None else time.monotonic() + timeout_s,
+        )
 
     def _model(self, name: str | None) -> Model:
         """The model of that name; the configured one is loaded if there is none at all."""
@@ -353,27 +365,6 @@ class InferenceServer:
             for notice in model.take_notices():
                 level = logging.ERROR if notice == model.failure_in_full else logging.WARNING
                 logger.log(level, "%s: %s", model.name, notice)
-
-
-def to_response(stream: TokenStream, tokens: Sequence[StreamToken]) -> InferenceResponse:
-    """Join the tokens of a stream that has ended well.
-
-    Args:
-        stream: Ended by stop or length.
-        tokens: All that it gave.
-
-    Returns:
-        The whole answer.
-    """
-    assert stream.finish_reason is not None
-    return InferenceResponse(
-        request_id=stream.request.request_id,
-        model=stream.request.model,
-        text="".join(token.text for token in tokens),
-        token_ids=tuple(token.token_id for token in tokens),
-        finish_reason=stream.finish_reason,
-        usage=stream.usage,
-    )
 
 
 def new_request_id() -> str:

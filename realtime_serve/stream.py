@@ -1,4 +1,4 @@
-"""Streams of generated tokens: their two ends, and the table of those that are open.
+"""Streams of generated tokens: the consumer's end.
 
 A stream has two ends. The inference thread holds the StreamFeed: the ring it
 fills and the parker it wakes. The consumer holds the TokenStream: it drains the
@@ -15,8 +15,7 @@ give the seat back and do not wait for it.
 from __future__ import annotations
 
 import time
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Protocol, Self, TypeVar
@@ -24,13 +23,14 @@ from typing import Protocol, Self, TypeVar
 from realtime_serve import _token_ring as ring_states
 from realtime_serve._event_streams import EventStream, TextTable
 from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
+from realtime_serve.asyncio_waker import current_parker, loop_parker
 from realtime_serve.errors import (
     DeadlineExceededError,
     EngineError,
     RequestCancelledError,
     ServeError,
 )
-from realtime_serve.native import Parker, new_parker
+from realtime_serve.stream_feed import REASONS_BY_STATE, RING_STATES, StreamFeed
 from realtime_serve.stream_statistics import StreamStatistics
 from realtime_serve.text.detokenizer import Detokenizer
 from realtime_serve.text.stop import StopMatcher
@@ -46,15 +46,6 @@ from realtime_serve.types import (
 )
 
 T = TypeVar("T", list[StreamToken], bytes, bool)
-
-RING_STATES = {
-    FinishReason.STOP: ring_states.STOP,
-    FinishReason.LENGTH: ring_states.LENGTH,
-    FinishReason.CANCELLED: ring_states.CANCELLED,
-    FinishReason.DEADLINE: ring_states.DEADLINE,
-    FinishReason.ERROR: ring_states.ERROR,
-}
-_REASONS_BY_STATE = {state: reason for reason, state in RING_STATES.items()}
 
 
 class Admission(Protocol):
@@ -84,47 +75,13 @@ class EventSource(Protocol):
         """Whether the engine has to be kicked; True once."""
 
 
-class StreamFeed:
-    """The inference thread's end of a stream; what waits in the queue and sits in the engine.
-
-    Args:
-        request: The request to answer.
-        ring: Where its tokens go.
-        parker: Where its consumer waits.
-        statistics: Shared with the consumer's end.
-    """
-
-    __slots__ = ("error", "parker", "request", "ring", "statistics")
-
-    def __init__(
-        self,
-        request: InferenceRequest,
-        ring: TokenRing,
-        parker: Parker,
-        statistics: StreamStatistics,
-    ) -> None:
-        self.request = request
-        self.ring = ring
-        self.parker = parker
-        self.statistics = statistics
-        self.error: ServeError | None = None
-
-    def end(self, reason: FinishReason, error: ServeError | None = None) -> None:
-        """End the stream; only the first end counts. The caller wakes the consumer.
-
-        The error is written before the state that publishes it.
-        """
-        if error is not None and self.ring.state == ring_states.OPEN:
-            self.error = error
-        self.ring.finish(RING_STATES[reason])
-
-
 class TokenStream:
     """The tokens of one request, in order, as they are generated.
 
-    Iterate it for StreamTokens, or `read` all that are ready at once. One consumer at a
-    time; under gevent it must live in the hub that opened it. Closing, leaving the
-    `with` block and dropping the last reference cancel what is not finished.
+    Iterate it for StreamTokens, or `read` all that are ready at once; in coroutines, `async
+    for` and `read_async` do so without stopping the event loop. One consumer at a time; it must
+    live in the hub or the event loop that opened the stream. Closing, leaving the `with` or
+    `async with` block and dropping the last reference cancel what is not finished.
 
     Args:
         request: The request it answers.
@@ -149,8 +106,7 @@ class TokenStream:
         self.error: ServeError | None = None
         self.queue_handle: int | None = None
         self._ring = ring
-        self._parker = new_parker()
-        self.feed = StreamFeed(request, ring, self._parker, self.statistics)
+        self.feed = StreamFeed(request, ring, current_parker(), self.statistics)
         self._detokenizer = detokenizer
         self._text_table = text_table
         self._stops = StopMatcher(request.sampling.stop)
@@ -166,6 +122,14 @@ class TokenStream:
         """Close."""
         self.close()
 
+    async def __aenter__(self) -> Self:
+        """Use the stream as an asynchronous context manager, to the same effect."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close."""
+        self.close()
+
     def __iter__(self) -> Iterator[StreamToken]:
         """Iterate the tokens.
 
@@ -175,6 +139,24 @@ class TokenStream:
         while not self.ended:
             yield from self.read()
         self.raise_for_error()
+
+    async def __aiter__(self) -> AsyncIterator[StreamToken]:
+        """Iterate the tokens in a coroutine.
+
+        Whoever leaves the loop early has left for good: that closes the stream, and so does
+        cancelling the task.
+
+        Raises:
+            ServeError: As `__iter__`.
+            RuntimeError: As `read_async`.
+        """
+        try:
+            while not self.ended:
+                for token in await self.read_async():
+                    yield token
+            self.raise_for_error()
+        finally:
+            self.close()
 
     def __del__(self) -> None:
         """Cancel when forgotten: cleanup may not depend on close()."""
@@ -232,6 +214,18 @@ class TokenStream:
         """
         return self._wait(self._read_ready, [], timeout_s)
 
+    async def read_async(self, timeout_s: float | None = None) -> list[StreamToken]:
+        """As `read`, in a coroutine; cancelling that leaves the stream as it is.
+
+        Raises:
+            RuntimeError: The stream belongs to another event loop, or another task waits for it.
+        """
+        parker = self.feed.parker = loop_parker(self.feed.parker)
+        give_up_at_s = _instant_after(timeout_s)
+        while not (tokens := self._try(self._read_ready, [])) and not self._is_over(give_up_at_s):
+            await parker.wait(self._patience_s(give_up_at_s))
+        return tokens
+
     def new_events(self, prefix: bytes, suffix: bytes) -> EventStream | None:
         """Have the stream's events made in C; from then on `read_events`, and never `read`.
 
@@ -274,24 +268,30 @@ class TokenStream:
 
     def _wait(self, take: Callable[[], T], nothing: T, timeout_s: float | None) -> T:
         """Call `take` until it returns something, the stream ends or the timeout passes."""
-        give_up_at_s = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self.ended:
-            if self._ring.cancel_state == ring_states.CANCELLED:
-                is_cut = self.feed.error is not None
-                self._finish(FinishReason.ERROR if is_cut else FinishReason.CANCELLED)
-                break
-            try:
-                taken = take()
-            except Exception as cause:  # a token that cannot be decoded fails its own stream
-                self._fail(cause)
-                break
-            if taken or self.ended:
-                return taken
-            now_s = time.monotonic()
-            if self._expire(now_s) or (give_up_at_s is not None and now_s >= give_up_at_s):
-                break
-            self._parker.park(self._patience_s(now_s, give_up_at_s))
-        return nothing
+        give_up_at_s = _instant_after(timeout_s)
+        while not (taken := self._try(take, nothing)) and not self._is_over(give_up_at_s):
+            self.feed.parker.park(self._patience_s(give_up_at_s))
+        return taken
+
+    def _try(self, take: Callable[[], T], nothing: T) -> T:
+        """Call `take`, unless the stream has ended or that ends it."""
+        if self.ended:
+            return nothing
+        if self._ring.cancel_state == ring_states.CANCELLED:
+            is_cut = self.feed.error is not None
+            self._finish(FinishReason.ERROR if is_cut else FinishReason.CANCELLED)
+            return nothing
+        try:
+            return take()
+        except Exception as cause:  # a token that cannot be decoded fails its own stream
+            self._fail(cause)
+            return nothing
+
+    def _is_over(self, give_up_at_s: float | None) -> bool:
+        """Whether there is nothing to wait for: the stream has ended, or the time is up."""
+        now_s = time.monotonic()
+        is_late = give_up_at_s is not None and now_s >= give_up_at_s
+        return self.ended or self._expire(now_s) or is_late
 
     def close(self) -> None:
         """End the stream; what is not finished is cancelled. May be called again."""
@@ -308,15 +308,14 @@ class TokenStream:
         if error is not None:
             self.feed.error = error
         self._ask_to_end(FinishReason.CANCELLED)
-        self._parker.waker.add(self._parker)
-        self._parker.waker.flush()
+        self.feed.call().flush()
 
     def _take_events(self, source: EventSource) -> bytes:
         events = source.take()
         if source.take_starved():
             self._admission.kick()
         if source.end_state != ring_states.OPEN:
-            self._finish(_REASONS_BY_STATE[source.end_state])
+            self._finish(REASONS_BY_STATE[source.end_state])
         return events
 
     def _read_ready(self) -> list[StreamToken]:
@@ -329,7 +328,7 @@ class TokenStream:
             self._ask_to_end(FinishReason.STOP)
             return self._last_tokens(tokens, FinishReason.STOP)
         if state != ring_states.OPEN:
-            return self._last_tokens(tokens, _REASONS_BY_STATE[state])
+            return self._last_tokens(tokens, REASONS_BY_STATE[state])
         if records and records[-1][3] & FLAG_LAST:
             # The engine has yet to publish why it ended; these go out with the reason.
             self._unended = tokens
@@ -376,9 +375,9 @@ class TokenStream:
         self._finish(FinishReason.DEADLINE)
         return True
 
-    def _patience_s(self, now_s: float, give_up_at_s: float | None) -> float | None:
+    def _patience_s(self, give_up_at_s: float | None) -> float | None:
         instants = [t for t in (give_up_at_s, self.request.deadline_at_s) if t is not None]
-        return min(instants) - now_s if instants else None
+        return min(instants) - time.monotonic() if instants else None
 
     def _ask_to_end(self, reason: FinishReason) -> None:
         """Leave the queue, or ask the engine for the seat back."""
@@ -402,6 +401,10 @@ class TokenStream:
             callback(self)
 
 
+def _instant_after(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else time.monotonic() + timeout_s
+
+
 def _default_error(reason: FinishReason) -> ServeError | None:
     match reason:
         case FinishReason.STOP | FinishReason.LENGTH:
@@ -412,34 +415,3 @@ def _default_error(reason: FinishReason) -> ServeError | None:
             return DeadlineExceededError("The request's deadline passed before it finished.")
         case FinishReason.ERROR:
             return EngineError("The model failed on this request.")
-
-
-class StreamManager:
-    """The open streams of a process, so that they can be counted. Any thread may call.
-
-    Holds them weakly: being listed keeps no forgotten stream alive. It has no lock,
-    since a stream may be collected, and so leave the table, in the middle of any
-    allocation; each operation on the dict is atomic by itself.
-    """
-
-    def __init__(self) -> None:
-        self._streams: dict[int, weakref.ref[TokenStream]] = {}
-
-    def __len__(self) -> int:
-        """Open streams."""
-        return len(self._streams)
-
-    def add(self, stream: TokenStream) -> None:
-        """List a stream until it ends or is forgotten."""
-        key, streams = id(stream), self._streams
-
-        def discard(_: object) -> None:
-            streams.pop(key, None)
-
-        streams[key] = weakref.ref(stream, discard)
-        stream.add_end_callback(discard)
-
-    def all(self) -> list[TokenStream]:
-        """The open streams."""
-        streams = [reference() for reference in list(self._streams.values())]
-        return [stream for stream in streams if stream is not None]

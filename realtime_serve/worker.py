@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 
+from realtime_serve.asyncio_waker import AsyncioParker
 from realtime_serve.batch import BatchScheduler
 from realtime_serve.engine.interface import Engine, EngineStats, Finished, StepOutput
 from realtime_serve.engine.load_watcher import LoadWatcher
 from realtime_serve.errors import EngineError, InvalidRequestError, NotReadyError, ServeError
 from realtime_serve.native import NativeThread, Parker
 from realtime_serve.public_reason import public_reason
-from realtime_serve.stream import StreamFeed
+from realtime_serve.stream_feed import StreamFeed
 from realtime_serve.types import FinishReason
 
 EngineLoader: TypeAlias = Callable[[LoadWatcher], Engine]
@@ -122,6 +123,16 @@ class InferenceThread:
                     return False
                 parker.park(remaining_s)
             return True
+        finally:
+            self._watchers.pop(id(parker), None)
+
+    async def wait_loaded_async(self) -> None:
+        """As `wait_loaded`, without a limit, in a coroutine."""
+        parker = AsyncioParker.of_running_loop()
+        self._watchers[id(parker)] = parker
+        try:
+            while self.state is WorkerState.LOADING:
+                await parker.wait()
         finally:
             self._watchers.pop(id(parker), None)
 
@@ -270,11 +281,7 @@ def _end_all(feeds: Iterable[StreamFeed], make_error: Callable[[], ServeError]) 
 
 def _wake(feeds: Iterable[StreamFeed]) -> None:
     """Wake the streams' consumers, with one wake-up a waker."""
-    wakers = set()
-    for feed in feeds:
-        feed.parker.waker.add(feed.parker)
-        wakers.add(feed.parker.waker)
-    for waker in wakers:
+    for waker in {feed.call() for feed in feeds}:
         waker.flush()
 
 

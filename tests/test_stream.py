@@ -1,78 +1,20 @@
 """The consumer's end of a stream, driven through a real ring by hand."""
 
 import gc
-import time
 import weakref
 from collections.abc import Callable
 
 import pytest
 
 from realtime_serve import _token_ring as ring_states
-from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
+from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT
 from realtime_serve.errors import DeadlineExceededError, EngineError, RequestCancelledError
 from realtime_serve.native import NativeThread
-from realtime_serve.stream import StreamManager, TokenStream
-from realtime_serve.types import FinishReason, InferenceRequest, SamplingParams
+from realtime_serve.stream_manager import StreamManager
+from realtime_serve.types import FinishReason
+from support.hand_fed_streams import open_stream, push
 
 LONG_S = 60.0
-
-
-class Letters:
-    """Token id = code point; id 0 is the first half of the two-token character 'é'."""
-
-    def __init__(self) -> None:
-        self._half = ""
-
-    def add(self, token_id: int) -> str:
-        text, self._half = (self._half + chr(token_id), "") if token_id else ("", "\ufffd")
-        return "é" if text == "\ufffdé" else text
-
-    def finish(self) -> str:
-        return self._half
-
-
-class Queue:
-    """What a stream asks of the queue, noted down."""
-
-    def __init__(self) -> None:
-        self.waiting = {7}
-        self.kicks = 0
-
-    def remove(self, handle: int) -> bool:
-        found = handle in self.waiting
-        self.waiting.discard(handle)
-        return found
-
-    def kick(self) -> None:
-        self.kicks += 1
-
-    def progress(self, handle: int) -> None:
-        pass
-
-
-def open_stream(
-    *,
-    stop: tuple[str, ...] = (),
-    min_tokens: int = 0,
-    deadline_at_s: float | None = None,
-    capacity: int = 16,
-) -> tuple[TokenStream, TokenRing, Queue]:
-    request = InferenceRequest(
-        request_id="r",
-        model="m",
-        prompt_token_ids=(1, 2, 3),
-        sampling=SamplingParams(stop=stop, min_tokens=min_tokens),
-        deadline_at_s=deadline_at_s,
-    )
-    ring, queue = TokenRing(capacity), Queue()
-    stream = TokenStream(request, ring=ring, detokenizer=Letters(), admission=queue)
-    return stream, ring, queue
-
-
-def push(ring: TokenRing, text: str, *, last: bool = False) -> None:
-    for position, char in enumerate(text):
-        flags = FLAG_LAST if last and position == len(text) - 1 else 0
-        assert ring.push(ord(char), flags=flags)
 
 
 def on_native_thread(produce: Callable[[], None]) -> NativeThread:
@@ -244,7 +186,7 @@ def test_cancel_from_elsewhere_ends_a_waiting_reader() -> None:
 
 
 def test_a_passed_deadline_ends_the_stream_and_the_sequence() -> None:
-    stream, ring, _ = open_stream(deadline_at_s=time.monotonic() + 0.01)
+    stream, ring, _ = open_stream(deadline_in_s=0.01)
     with pytest.raises(DeadlineExceededError):
         list(stream)
     assert ring.cancel_state == ring_states.DEADLINE

@@ -80,6 +80,11 @@ def test_the_python_example_answers(tmp_path: Path) -> None:
     assert printed == "The capital of France is Paris."
 
 
+def test_the_asyncio_example_answers(tmp_path: Path) -> None:
+    printed = run([sys.executable, "-c", block("python", "asyncio")], tmp_path)
+    assert printed == "The capital of France is Paris."
+
+
 def test_the_test_command_is_the_one_that_ci_runs() -> None:
     root = Path(__file__).parents[2]
     assert "make test" in README
