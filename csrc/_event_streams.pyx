@@ -210,7 +210,7 @@ cdef class SocketStream:
 
     @property
     def num_unsent_bytes(self):
-        return chunked_output_num_unsent(&self.stream.output)
+        return chunked_output_num_unsent(&self.stream.output) + self.stream.output.num_lost
 
     def abort(self):
         chunked_output_abort(&self.stream.output)

@@ -75,6 +75,14 @@ cdef class TokenRing:
     def cancel_state(self):
         return <int>token_ring_cancel_state(self.ring)
 
+    @property
+    def is_stalled(self):
+        return <bint>token_ring_is_stalled(self.ring)
+
+    @property
+    def stalled_s(self):
+        return token_ring_stalled_ns(self.ring) / 1e9
+
     def push(self, int32_t token_id, uint16_t index=0, double logprob=0.0, uint16_t flags=0):
         cdef token_record record
         record.token_id = token_id

@@ -59,6 +59,7 @@ cdef extern from "streams/chunked_output.h" nogil:
         int fd
         chunked_output_state state
         size_t num_sent
+        size_t num_lost
 
     bint chunked_output_open(chunked_output *output, int fd)
     void chunked_output_close(chunked_output *output)

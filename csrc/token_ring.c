@@ -1,3 +1,5 @@
+#define _GNU_SOURCE 1
+
 #include "token_ring.h"
 
 #include <assert.h>
@@ -5,6 +7,7 @@
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 
 /* Two threads that write the same line would pass it to and fro at every token. */
 #define CACHE_LINE 64
@@ -25,7 +28,8 @@ struct token_ring {
     _Atomic size_t num_references;
     _Atomic int state;
     _Atomic int cancel_state;
-    _Atomic bool stalled;
+    _Atomic int64_t stalled_since_ns; /* monotonic; 0 while the producer does not wait */
+    _Atomic int64_t stalled_ns;       /* in stalls that are over */
     alignas(CACHE_LINE) token_record records[];
 };
 
@@ -62,7 +66,8 @@ token_ring *token_ring_new(size_t capacity)
     atomic_init(&ring->num_references, 1);
     atomic_init(&ring->state, TOKEN_OPEN);
     atomic_init(&ring->cancel_state, TOKEN_OPEN);
-    atomic_init(&ring->stalled, false);
+    atomic_init(&ring->stalled_since_ns, 0);
+    atomic_init(&ring->stalled_ns, 0);
     return ring;
 }
 
@@ -109,17 +114,38 @@ static bool is_room_again(const token_ring *ring, size_t num_free)
     return num_free >= (ring->capacity + 1) / 2;
 }
 
-/* Why no wake-up is lost: both sides read-modify-write `stalled`, so one of the two comes
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Takes the mark back and counts the time since; false if there was none. */
+static bool end_stall(token_ring *ring)
+{
+    int64_t since_ns = atomic_exchange_explicit(&ring->stalled_since_ns, 0, memory_order_acq_rel);
+    if (since_ns == 0)
+        return false;
+    atomic_fetch_add_explicit(&ring->stalled_ns, now_ns() - since_ns, memory_order_relaxed);
+    return true;
+}
+
+/* Why no wake-up is lost: both sides read-modify-write the mark, so one of the two comes
  * first. If it is the producer's, the consumer's exchange returns the mark. If it is the
  * consumer's, the producer's exchange reads from it, hence sees the tail that was stored
  * before it, and finds the room itself. A plain load in place of either would not do: the
- * processor may let it pass the store before it. */
+ * processor may let it pass the store before it. A mark that is there is exchanged for itself;
+ * that fails only if the consumer has taken it, and then there is room. */
 bool token_ring_mark_stalled(token_ring *ring)
 {
-    atomic_exchange_explicit(&ring->stalled, true, memory_order_acq_rel);
+    int64_t since_ns = atomic_load_explicit(&ring->stalled_since_ns, memory_order_relaxed);
+    int64_t mark_ns = since_ns != 0 ? since_ns : now_ns();
+    atomic_compare_exchange_strong_explicit(&ring->stalled_since_ns, &since_ns, mark_ns,
+                                            memory_order_acq_rel, memory_order_acquire);
     if (!is_room_again(ring, token_ring_free_space(ring)))
         return true;
-    atomic_exchange_explicit(&ring->stalled, false, memory_order_acq_rel);
+    end_stall(ring);
     return false;
 }
 
@@ -149,7 +175,7 @@ bool token_ring_take_stalled(token_ring *ring)
     uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
     if (!is_room_again(ring, ring->capacity - num_ready(ring, tail)))
         return false;
-    return atomic_exchange_explicit(&ring->stalled, false, memory_order_acq_rel);
+    return end_stall(ring);
 }
 
 /* ---- states ---- */
@@ -170,7 +196,10 @@ bool token_ring_request_cancel(token_ring *ring, token_state wish)
 bool token_ring_finish(token_ring *ring, token_state state)
 {
     assert(state > TOKEN_OPEN && state <= TOKEN_ERROR);
-    return set_once(&ring->state, state);
+    if (!set_once(&ring->state, state))
+        return false;
+    end_stall(ring); /* nobody waits any more */
+    return true;
 }
 
 token_state token_ring_state(const token_ring *ring)
@@ -192,6 +221,18 @@ size_t token_ring_length(const token_ring *ring)
     uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
     size_t length = num_ready(ring, tail);
     return length < ring->capacity ? length : ring->capacity;
+}
+
+bool token_ring_is_stalled(const token_ring *ring)
+{
+    return atomic_load_explicit(&ring->stalled_since_ns, memory_order_relaxed) != 0;
+}
+
+int64_t token_ring_stalled_ns(const token_ring *ring)
+{
+    int64_t ended_ns = atomic_load_explicit(&ring->stalled_ns, memory_order_relaxed);
+    int64_t since_ns = atomic_load_explicit(&ring->stalled_since_ns, memory_order_relaxed);
+    return since_ns == 0 ? ended_ns : ended_ns + now_ns() - since_ns;
 }
 
 size_t token_ring_capacity(const token_ring *ring)

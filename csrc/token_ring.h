@@ -93,7 +93,7 @@ bool token_ring_request_cancel(token_ring *ring, token_state wish);
 
 /* ---- any thread ---- */
 
-/* Ends the stream: OPEN becomes the terminal state. Whoever sees that state also sees every
+/* Ends the stream: OPEN becomes the terminal state, and a stall is over. Whoever sees that state also sees every
  * record that the calling thread pushed before. Returns false, and changes nothing, if the
  * stream had ended already. What is pushed later may never be read. */
 bool token_ring_finish(token_ring *ring, token_state state);
@@ -108,6 +108,12 @@ token_state token_ring_cancel_state(const token_ring *ring);
 /* Records ready. Exact in the consumer's and the producer's thread, a recent figure in
  * any other. */
 size_t token_ring_length(const token_ring *ring);
+
+/* Whether the producer has said that it waits for room, and has not got it. */
+bool token_ring_is_stalled(const token_ring *ring);
+
+/* How long it has waited so far, all stalls of an open stream together. */
+int64_t token_ring_stalled_ns(const token_ring *ring);
 
 /* The rounded capacity. */
 size_t token_ring_capacity(const token_ring *ring);

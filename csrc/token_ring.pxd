@@ -1,5 +1,5 @@
 # Declarations of token_ring.h; the header says what each function promises.
-from libc.stdint cimport int32_t, uint16_t
+from libc.stdint cimport int32_t, int64_t, uint16_t
 
 cdef extern from "token_ring.h" nogil:
     const size_t TOKEN_RING_MAX_CAPACITY
@@ -39,4 +39,6 @@ cdef extern from "token_ring.h" nogil:
     token_state token_ring_state(const token_ring *ring)
     token_state token_ring_cancel_state(const token_ring *ring)
     size_t token_ring_length(const token_ring *ring)
+    bint token_ring_is_stalled(const token_ring *ring)
+    int64_t token_ring_stalled_ns(const token_ring *ring)
     size_t token_ring_capacity(const token_ring *ring)

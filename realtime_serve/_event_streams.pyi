@@ -203,7 +203,7 @@ class SocketStream:
 
     @property
     def num_unsent_bytes(self) -> int:
-        """Bytes that it has yet to take."""
+        """Bytes that it has yet to take, or never took before the connection ended."""
 
     def abort(self) -> None:
         """Shut the connection down and drop what is unsent: the answer ends here, unfinished."""

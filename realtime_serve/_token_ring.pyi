@@ -59,6 +59,14 @@ class TokenRing:
     def cancel_state(self) -> int:
         """OPEN, or what request_cancel() asked for first. Any thread."""
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the producer has said that it waits for room, and has not got it. Any thread."""
+
+    @property
+    def stalled_s(self) -> float:
+        """How long it has waited so far, all stalls of an open stream together. Any thread."""
+
     def push(self, token_id: int, index: int = 0, logprob: float = 0.0, flags: int = 0) -> bool:
         """Append one record. Producer only.
 
@@ -90,7 +98,7 @@ class TokenRing:
         """
 
     def finish(self, state: int) -> bool:
-        """End the stream, once. Any thread.
+        """End the stream, once, and a stall with it. Any thread.
 
         Whoever sees the state also sees every record that this thread pushed before.
 

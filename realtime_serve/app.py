@@ -22,6 +22,7 @@ from realtime_serve.api.direct import DIRECT_STREAMS
 from realtime_serve.api.health import health_blueprint
 from realtime_serve.api.hooks import answer_errors, run_chain, run_chain_for_unknown_paths
 from realtime_serve.api.openai import openai_blueprint
+from realtime_serve.api.stats import stats_blueprint
 from realtime_serve.config import load_config
 from realtime_serve.middleware import (
     MetricsCollector,
@@ -67,7 +68,7 @@ class RealtimeServe:
         if server is None:
             server = InferenceServer(config if config is not None else load_config())
         self.server = server
-        self.metrics = MetricsCollector(server.registry.all)
+        self.metrics = MetricsCollector(server.registry.all, server.streams)
         self.chain = MiddlewareChain([*self._own_middleware(), *middleware])
         self._opening = ModelOpening(server)
         self._stop_process = stop_process
@@ -92,7 +93,7 @@ class RealtimeServe:
         run_chain(openai, self.chain, self._require_model)
         health = health_blueprint(self.server, self.metrics, name)
         health.before_request(self._opening.start_aside)
-        return [openai, health, *self._admin(name)]
+        return [openai, health, stats_blueprint(self.server, name), *self._admin(name)]
 
     def start(self) -> None:
         """Start loading the configured model, unless models are registered already.

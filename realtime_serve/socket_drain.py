@@ -66,6 +66,9 @@ class SocketSink:
         fd: The client's socket, of which it makes a duplicate.
         on_gone: Called when the client has gone, perhaps more than once.
 
+    Attributes:
+        source: What sends, and counts what it has sent.
+
     Raises:
         OSError: The descriptor cannot be duplicated.
     """
@@ -78,12 +81,12 @@ class SocketSink:
         on_gone: Callable[[], None],
     ) -> None:
         self.parker = parker
-        self._source = SocketStream(events, fd)
+        self.source = SocketStream(events, fd)
         self._on_gone = on_gone
         self._drain = HubDrain.of(parker.waker)
         self._watcher: Any = None
         if events is not None:
-            self._drain.add(self._source, self)
+            self._drain.add(self.source, self)
             parker.is_left_to_work = True
 
     def __enter__(self) -> Self:
@@ -98,63 +101,63 @@ class SocketSink:
     ) -> None:
         """Close; after an error, whatever the server would say next is no part of the answer."""
         if kind is not None:
-            self._source.abort()
+            self.source.abort()
         self.close()
 
     def take(self) -> bytes:
         """Send what is ready as far as the client keeps up; returns nothing, all is seen to."""
-        nothing = self._source.take()
+        nothing = self.source.take()
         self.attend()
         return nothing
 
     @property
     def end_state(self) -> int:
         """The ring's terminal state once the last token was taken; OPEN before."""
-        return self._source.end_state
+        return self.source.end_state
 
     def take_starved(self) -> bool:
         """Whether the engine has to be kicked; True once."""
-        return self._source.take_starved()
+        return self.source.take_starved()
 
     def is_clear(self) -> bool:
         """Whether the client keeps up, or has gone; becoming so wakes the greenlet."""
-        return not self._source.is_blocked
+        return not self.source.is_blocked
 
     def write(self, data: bytes) -> None:
         """Send a chunk behind what is unsent, without waiting; `is_clear` tells when to go on."""
-        self._source.write(data)
+        self.source.write(data)
         self.attend()
 
     def finish(self, data: bytes) -> None:
         """Send the last chunk and wait until the client has taken everything, or is dropped."""
         self._leave_drain()
-        self._source.write(data)
+        self.source.write(data)
         self._watch_if_blocked()
         give_up_at_s = time.monotonic() + FINISH_TIMEOUT_S
-        while self._source.is_blocked and time.monotonic() < give_up_at_s:
+        while self.source.is_blocked and time.monotonic() < give_up_at_s:
             self.parker.park(give_up_at_s - time.monotonic())
 
     def close(self) -> None:
         """Let go of the socket. May be called again."""
         self._leave_drain()
         self._stop_watching()
-        self._source.close()
+        self.source.close()
 
     def attend(self) -> bool:
         """See to what needs no greenlet; returns whether something else does."""
-        if self._source.is_dead:
+        if self.source.is_dead:
             self._on_gone()
         self._watch_if_blocked()
-        return self._source.attention & ~ATTENTION_BLOCKED != 0
+        return self.source.attention & ~ATTENTION_BLOCKED != 0
 
     def _watch_if_blocked(self) -> None:
-        if self._source.is_blocked and self._watcher is None:
-            self._watcher = self.parker.waker.loop.io(self._source.fileno(), GEVENT_WRITE)
+        if self.source.is_blocked and self._watcher is None:
+            self._watcher = self.parker.waker.loop.io(self.source.fileno(), GEVENT_WRITE)
             self._watcher.start(self._go_on)
 
     def _go_on(self) -> None:
-        self._source.resume()
-        if not self._source.is_blocked:
+        self.source.resume()
+        if not self.source.is_blocked:
             self._stop_watching()
             self.parker.unpark()
 
@@ -165,5 +168,5 @@ class SocketSink:
             watcher.close()
 
     def _leave_drain(self) -> None:
-        self._drain.discard(self._source)
+        self._drain.discard(self.source)
         self.parker.is_left_to_work = False

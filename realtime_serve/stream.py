@@ -101,7 +101,7 @@ class TokenStream:
         text_table: TextTable | None = None,
     ) -> None:
         self.request = request
-        self.statistics = StreamStatistics(time.monotonic())
+        self.statistics = StreamStatistics(time.monotonic(), ring)
         self.finish_reason: FinishReason | None = None
         self.error: ServeError | None = None
         self.queue_handle: int | None = None

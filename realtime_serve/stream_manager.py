@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 
 from realtime_serve.stream import TokenStream
+from realtime_serve.stream_statistics import StreamState
 
 
 class StreamManager:
@@ -33,6 +35,10 @@ class StreamManager:
         stream.add_end_callback(discard)
 
     def all(self) -> list[TokenStream]:
-        """The open streams."""
+        """The open streams, in the order in which they were added."""
         streams = [reference() for reference in list(self._streams.values())]
         return [stream for stream in streams if stream is not None]
+
+    def count_by_state(self) -> Counter[tuple[str, StreamState]]:
+        """How many are open by the name of their model and by state."""
+        return Counter((stream.request.model, stream.statistics.state) for stream in self.all())

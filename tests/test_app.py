@@ -289,6 +289,20 @@ def test_each_request_is_one_json_log_line(
     assert {"Authorization", "w"}.isdisjoint(str(lines).split())
 
 
+def test_the_log_line_of_a_stream_says_how_its_client_took_it(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "realtime_serve.access"):
+        received = client.post(COMPLETIONS, json=body(stream=True)).data
+        client.post(COMPLETIONS, json=body())
+    streamed, whole = (json.loads(record.getMessage()) for record in caplog.records)
+    assert streamed["sent_bytes"] == len(received)
+    assert (streamed["unsent_bytes"], streamed["paused_ms"]) == (0, 0)
+    for line in (streamed, whole):
+        assert 0 < line["itl_p50_ms"] <= line["itl_p99_ms"]
+    assert "sent_bytes" not in whole
+
+
 # --- Flask's own threaded server ----------------------------------------------
 
 

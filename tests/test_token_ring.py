@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 
 import pytest
@@ -95,6 +96,8 @@ class RingMachine(RuleBasedStateMachine):
 
     @rule(state=st.sampled_from(TERMINAL_STATES))
     def finish(self, state: int) -> None:
+        if self.state == OPEN:
+            self.stalled = False
         assert self.ring.finish(state) is (self.state == OPEN)
         self.state = self.state or state
 
@@ -110,6 +113,7 @@ class RingMachine(RuleBasedStateMachine):
         assert self.ring.free_space() == self.capacity - len(self.records)
         assert self.ring.state == self.state
         assert self.ring.cancel_state == self.cancel_state
+        assert self.ring.is_stalled is self.stalled
 
 
 RingMachine.TestCase.settings = settings(deadline=None, stateful_step_count=40)
@@ -210,6 +214,43 @@ def test_stall_is_taken_back_where_there_is_room() -> None:
     ring = filled(capacity=4, num_records=2)
 
     assert not ring.mark_stalled()
+    ring.pop()
+    assert not ring.take_stalled()
+
+
+def test_the_time_of_all_stalls_is_counted_and_no_other() -> None:
+    ring = filled(capacity=2, num_records=2)
+    assert not ring.is_stalled
+    assert ring.stalled_s == 0.0
+
+    assert ring.mark_stalled()
+    time.sleep(0.01)
+    assert ring.mark_stalled(), "the same stall goes on"
+    assert ring.stalled_s >= 0.01
+    ring.pop()
+    assert ring.take_stalled()
+    first_s = ring.stalled_s
+    assert first_s >= 0.01
+    time.sleep(0.01)
+    assert ring.stalled_s == first_s
+
+    ring.push(1)
+    ring.push(2)
+    assert ring.mark_stalled()
+    time.sleep(0.01)
+    ring.pop()
+    assert not ring.mark_stalled(), "the producer has found the room itself"
+    assert ring.stalled_s >= first_s + 0.01
+
+
+def test_the_end_of_a_stream_ends_its_stall() -> None:
+    ring = filled(capacity=2, num_records=2)
+    assert ring.mark_stalled()
+    assert ring.finish(CANCELLED)
+    assert not ring.is_stalled
+    stalled_s = ring.stalled_s
+    time.sleep(0.001)
+    assert ring.stalled_s == stalled_s > 0.0
     ring.pop()
     assert not ring.take_stalled()
 

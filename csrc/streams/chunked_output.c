@@ -36,12 +36,18 @@ bool chunked_output_open(chunked_output *output, int fd)
     return true;
 }
 
+static void lose_unsent(chunked_output *output)
+{
+    output->num_lost += chunked_output_num_unsent(output);
+    chunked_output_abandon(output);
+}
+
 void chunked_output_abort(chunked_output *output)
 {
     if (output->fd >= 0)
         shutdown(output->fd, SHUT_RDWR);
     output->state = CHUNKED_OUTPUT_DEAD;
-    chunked_output_abandon(output);
+    lose_unsent(output);
 }
 
 void chunked_output_close(chunked_output *output)
@@ -165,7 +171,7 @@ chunked_output_state chunked_output_flush(chunked_output *output)
             output->state = CHUNKED_OUTPUT_BLOCKED;
     }
     if (output->state == CHUNKED_OUTPUT_DEAD || chunked_output_num_unsent(output) == 0)
-        chunked_output_abandon(output);
+        lose_unsent(output);
     return output->state;
 }
 

@@ -33,6 +33,7 @@ typedef struct chunked_output {
     size_t start;
     size_t num_allowed; /* bytes to send before the kernel's queue is looked at again */
     size_t num_sent;    /* since the beginning */
+    size_t num_lost;    /* unsent when the connection ended */
 } chunked_output;
 
 /* Duplicates fd, a connected stream socket. Returns false with errno if it cannot. */

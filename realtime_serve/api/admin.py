@@ -35,7 +35,7 @@ def admin_blueprint(
 
     @blueprint.route("/admin/drain", methods=ALL_METHODS, provide_automatic_options=False)
     def drain() -> Response:
-        _require(key)  # also before telling which methods there are
+        require_key(key)  # also before telling which methods there are
         if request.method != "POST":
             raise MethodNotAllowed(valid_methods=["POST"])
         _require_no_body()
@@ -47,10 +47,13 @@ def admin_blueprint(
     return blueprint
 
 
-def _require(key: str) -> None:
-    """Refuse a request without the key.
+def require_key(key: str) -> None:
+    """Refuse the running request unless it has the key.
 
     Digests are compared, which are all of one length, in a time that depends on no byte.
+
+    Raises:
+        AuthenticationError: It has not.
     """
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     is_same = hmac.compare_digest(_digest(given.strip()), _digest(key))

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from flask.globals import app_ctx
 from realtime_serve._event_streams import EventStream
 from realtime_serve.api.client import read_while_connected
 from realtime_serve.api.direct import direct_socket
+from realtime_serve.api.hooks import current_context
 from realtime_serve.api.sse import (
     CONTENT_TYPE,
     DONE,
@@ -64,7 +66,7 @@ class _EventResponse(Response):
 
     def __init__(self, delivery: _Delivery) -> None:
         self._delivery = delivery
-        self._body = delivery.pieces()
+        self._body = delivery.counted_pieces()
         self._app = app_ctx.app
         super().__init__(self._body, headers=STREAM_HEADERS, content_type=CONTENT_TYPE)
 
@@ -102,10 +104,20 @@ class _Delivery:
         self._writer = writer
         self._environ = environ
         self._keep_alive_s = keep_alive_s
+        self._context = current_context()
         self._failure: Exception | None = None
 
-    def pieces(self) -> Iterator[bytes]:
+    def counted_pieces(self) -> Iterator[bytes]:
         """Yield what has to go through the server, and send the rest directly."""
+        try:
+            with closing(self._pieces()) as pieces:
+                for piece in pieces:
+                    self._stream.statistics.num_yielded_bytes += len(piece)
+                    yield piece
+        finally:
+            self._context.end_delivery()
+
+    def _pieces(self) -> Generator[bytes, None, None]:
         yield self._writer.start() or KEEP_ALIVE  # sends the headers now, not with a token
         events = self._stream.new_events(*self._writer.frame)
         sink = self._open_sink(events)
@@ -124,9 +136,11 @@ class _Delivery:
         if self.socket is None or not isinstance(parker, GeventParker):
             return None
         try:
-            return SocketSink(parker, events, self.socket.fileno(), self._stream.cancel)
+            sink = SocketSink(parker, events, self.socket.fileno(), self._stream.cancel)
         except OSError:  # no descriptor left: the server's own will do
             return None
+        self._stream.statistics.socket = sink.source
+        return sink
 
     def _reader(self, source: EventSource | None) -> Callable[[float], bytes]:
         """What waits for the next events; they are made here if there is no source of them."""

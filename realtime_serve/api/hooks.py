@@ -58,6 +58,7 @@ def run_chain(
         context: RequestContext | None = g.get("realtime_serve_context")
         if error is not None and context is not None and context.stream is not None:
             context.stream.close()  # its response was lost on the way, to a hook of the app's
+            context.end_delivery()
 
     blueprint.before_request(before_request)
     blueprint.after_request(_finish)
@@ -98,6 +99,9 @@ def _finish(response: Response) -> Response:
     g.realtime_serve_chain.after_request(context)
     response.headers.update(context.headers)
     response.headers["x-request-id"] = context.request_id
+    if context.streamed and context.stream is not None:
+        context.delivering = True
+        response.call_on_close(context.end_delivery)
     return response
 
 

@@ -38,6 +38,7 @@ class RequestContext:
         error: What it was refused with or failed of.
         stream: The generation it started, if any.
         headers: Headers to add to the answer.
+        delivering: Whether a streamed body is on its way, after the stream has ended, too.
     """
 
     request_id: str
@@ -50,6 +51,21 @@ class RequestContext:
     error: ServeError | None = None
     stream: TokenStream | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    delivering: bool = False
+    _when_delivered: list[Callable[[], None]] = field(default_factory=list)
+
+    def when_delivered(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called once no byte of the answer is on its way any more."""
+        if self.delivering:
+            self._when_delivered.append(callback)
+        else:
+            callback()
+
+    def end_delivery(self) -> None:
+        """Say that a streamed body has been sent, or never will be. May be called again."""
+        self.delivering = False
+        while self._when_delivered:
+            self._when_delivered.pop(0)()
 
 
 class Middleware:

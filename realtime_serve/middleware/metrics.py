@@ -25,7 +25,8 @@ from realtime_serve.errors import ServeError
 from realtime_serve.middleware.chain import Middleware, RequestContext
 from realtime_serve.native import Lock
 from realtime_serve.stream import TokenStream
-from realtime_serve.stream_statistics import TOKEN_GAP_BOUNDS_S, StreamStatistics
+from realtime_serve.stream_manager import StreamManager
+from realtime_serve.stream_statistics import TOKEN_GAP_BOUNDS_S, StreamState, StreamStatistics
 
 if TYPE_CHECKING:  # only to name the type: a middleware of your own need not load torch
     from realtime_serve.model import Model
@@ -131,10 +132,12 @@ class MetricsCollector(Middleware, Collector):
 
     Args:
         models: Returns the served models; called at each scrape.
+        streams: The open streams.
     """
 
-    def __init__(self, models: Callable[[], Sequence[Model]]) -> None:
+    def __init__(self, models: Callable[[], Sequence[Model]], streams: StreamManager) -> None:
         self._models = models
+        self._streams = streams
         self._figures: dict[str, _ModelFigures] = {}
         self._refused: Counter[str] = Counter()
         self._pending: deque[TokenStream | ServeError] = deque()
@@ -163,6 +166,7 @@ class MetricsCollector(Middleware, Collector):
     def collect(self) -> Iterator[Metric]:
         """All metric families, as they are now."""
         yield from self._gauges()
+        yield self._open_streams()
         with self._lock:
             self._add_pending()
             for model in self._models():  # so that a counter starts at 0 and not at its first step
@@ -214,6 +218,17 @@ class MetricsCollector(Middleware, Collector):
                 for attribute, family in counters.items():
                     family.add_metric(labels, getattr(stats, attribute))
         yield from (running, waiting, kv_usage, *counters.values())
+
+    def _open_streams(self) -> Metric:
+        family = GaugeMetricFamily(
+            "realtime_serve:streams", "Open streams.", labels=(*LABELS, "state")
+        )
+        counts = self._streams.count_by_state()
+        for model in self._models():
+            for state in StreamState:
+                labels = (model.name, ENGINE, state.value)
+                family.add_metric(labels, counts[model.name, state])
+        return family
 
     def _counters(self) -> Iterator[Metric]:
         prompt = CounterMetricFamily("vllm:prompt_tokens", "Prompt tokens.", labels=LABELS)

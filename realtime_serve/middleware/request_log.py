@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from functools import partial
 from typing import Any
 
 from realtime_serve.middleware.chain import Middleware, RequestContext
@@ -35,9 +36,12 @@ class RequestLogger(Middleware):
             self._write(_line(context) | _generation(stream))
 
     def on_stream_end(self, context: RequestContext, stream: TokenStream) -> None:
-        """Log the answers that have been streamed."""
+        """Log the answers that are streamed, when they have been sent."""
         if context.streamed:
-            self._write(_line(context) | _generation(stream))
+            context.when_delivered(partial(self._write_streamed, context, stream))
+
+    def _write_streamed(self, context: RequestContext, stream: TokenStream) -> None:
+        self._write(_line(context) | _generation(stream) | _delivery(stream))
 
     def _write(self, line: dict[str, Any]) -> None:
         self._log.info("%s", json.dumps(line, separators=(",", ":")))
@@ -52,14 +56,13 @@ def _line(context: RequestContext) -> dict[str, Any]:
         "route": context.route,
         "status": context.status,
         "streamed": context.streamed,
-        "duration_ms": _ms(time.monotonic() - context.started_at_s),
+        "duration_ms": ms(time.monotonic() - context.started_at_s),
         "error": None if error is None else error.code or error.type,
     }
 
 
 def _generation(stream: TokenStream) -> dict[str, Any]:
     statistics, usage = stream.statistics, stream.usage
-    start_s = statistics.submitted_at_s
     gaps = usage.completion_tokens - 1
     return {
         "model": stream.request.model,
@@ -67,15 +70,23 @@ def _generation(stream: TokenStream) -> dict[str, Any]:
         "finish_reason": None if stream.finish_reason is None else stream.finish_reason.value,
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
-        "queue_ms": _since(start_s, statistics.scheduled_at_s),
-        "ttft_ms": _since(start_s, statistics.first_token_at_s),
-        "mean_itl_ms": _ms(statistics.inter_token_sum_s / gaps) if gaps > 0 else None,
+        "queue_ms": ms(statistics.queue_s),
+        "ttft_ms": ms(statistics.ttft_s),
+        "mean_itl_ms": ms(statistics.inter_token_sum_s / gaps) if gaps > 0 else None,
+        "itl_p50_ms": ms(statistics.inter_token_quantile_s(0.5)),
+        "itl_p99_ms": ms(statistics.inter_token_quantile_s(0.99)),
     }
 
 
-def _since(start_s: float, end_s: float | None) -> float | None:
-    return None if end_s is None else _ms(end_s - start_s)
+def _delivery(stream: TokenStream) -> dict[str, Any]:
+    """How its client took it."""
+    return {
+        "sent_bytes": stream.statistics.num_sent_bytes,
+        "unsent_bytes": stream.statistics.num_unsent_bytes,
+        "paused_ms": ms(stream.statistics.paused_s),
+    }
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+def ms(seconds: float | None) -> float | None:
+    """Milliseconds as they are reported; None for what has not happened."""
+    return None if seconds is None else round(seconds * 1000, 3)

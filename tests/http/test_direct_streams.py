@@ -27,6 +27,11 @@ NUM_TOKENS = 300
 
 TIMEOUT = "X-Request-Timeout: 0.2\r\n"
 
+KEY = "the-key-of-this-test"
+
+RING = 64
+"""Tokens that a stream may run ahead of its reader."""
+
 UNSENT_BYTES = 64 * 1024
 """What the server may hold of a stream beside its ring."""
 
@@ -165,6 +170,32 @@ def test_a_client_that_does_not_read_stops_its_own_stream_only(server: LiveServe
         assert generated * event_bytes < UNSENT_BYTES + in_the_clients_kernel + RING * event_bytes
         assert text_of(ask(server)[1]) == echo(PROMPT, NUM_TOKENS)
         assert text_of(stalled.read_answer()[1]) == echo(PROMPT, num_tokens)
+
+
+def test_a_stalled_reader_is_listed_as_paused_with_what_it_has_not_taken(tmp_path: Path) -> None:
+    environ = {"REALTIME_SERVE_ADMIN_API_KEY": KEY}
+    server = start_echo(tmp_path / "log", "--worker-class=gevent", environ=environ)
+
+    def listed() -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        answer = server.request("GET", "/stats/streams", headers=headers).json()
+        (stream,) = answer["streams"]
+        assert answer["states"][stream["state"]] == 1
+        return dict(stream)
+
+    with RawStream(server.port, receive_buffer=4096) as stalled:
+        stalled.send(stream_request(PROMPT, max_tokens=20_000))
+        assert stalled.read_head()[0] == 200
+        server.wait_until(lambda: listed()["state"] == "paused", "paused")
+        before, after = listed(), listed()
+        assert before["tokens"] > 0
+        assert before["sent_bytes"] + before["unsent_bytes"] > 150 * before["tokens"]
+        assert 0 < before["unsent_bytes"] < UNSENT_BYTES
+        assert 0 < before["paused_ms"] < after["paused_ms"]
+        while listed()["state"] == "paused":
+            assert stalled.reader.read(4096)
+        assert listed()["sent_bytes"] > before["sent_bytes"]
+    assert server.stop() == 0, server.log
 
 
 def test_a_client_that_leaves_while_it_is_stalled_frees_everything(server: LiveServer) -> None:

@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from realtime_serve import MetricsCollector, Model, RequestContext, SamplingParams
 from realtime_serve.errors import RateLimitedError, ServeError
 from realtime_serve.stream import TokenStream
-from support.scripted_servers import alphabet_server
+from realtime_serve.stream_manager import StreamManager
+from support.scripted_servers import EndlessAlphabet, alphabet_server, serve, wait_until
 
 GREEDY = SamplingParams(temperature=0)
 
@@ -45,7 +46,7 @@ def ended_streams(prompts: Sequence[str]) -> list[TokenStream]:
 
 
 def test_tokens_and_ends_are_counted_by_model_and_reason() -> None:
-    metrics = MetricsCollector(list)
+    metrics = MetricsCollector(list, StreamManager())
     for stream in ended_streams(["wx", "yy"]):
         metrics.on_stream_end(context(), stream)
     families = scrape(metrics)
@@ -56,7 +57,7 @@ def test_tokens_and_ends_are_counted_by_model_and_reason() -> None:
 
 
 def test_each_histogram_is_cumulative_and_complete() -> None:
-    metrics = MetricsCollector(list)
+    metrics = MetricsCollector(list, StreamManager())
     for stream in ended_streams(["w", "y"]):
         metrics.on_stream_end(context(), stream)
     families = scrape(metrics)
@@ -86,7 +87,7 @@ def test_spans_of_a_request_add_up() -> None:
 
 
 def test_refusals_are_counted_by_their_code() -> None:
-    metrics = MetricsCollector(list)
+    metrics = MetricsCollector(list, StreamManager())
     for error in (RateLimitedError("x"), RateLimitedError("y"), ServeError("z")):
         metrics.on_error(context(), error)
     families = scrape(metrics)
@@ -96,7 +97,7 @@ def test_refusals_are_counted_by_their_code() -> None:
 
 def test_gauges_show_the_engines_as_they_are() -> None:
     with alphabet_server() as server:
-        families = scrape(MetricsCollector(server.registry.all))
+        families = scrape(MetricsCollector(server.registry.all, server.streams))
         for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
             assert value(families, f"vllm:{name}", model_name="alphabet", engine="0") == 0
         for name in (
@@ -109,13 +110,29 @@ def test_gauges_show_the_engines_as_they_are() -> None:
             assert value(families, f"vllm:{name}_total", model_name="alphabet") == 0
 
 
+def test_open_streams_are_gauged_by_state() -> None:
+    with serve(EndlessAlphabet) as server:
+        metrics = MetricsCollector(server.registry.all, server.streams)
+
+        def gauge(state: str) -> float:
+            labels = {"model_name": "alphabet", "engine": "0", "state": state}
+            return value(scrape(metrics), "realtime_serve:streams", **labels)
+
+        states = ("queued", "prefill", "streaming", "paused")
+        assert [gauge(state) for state in states] == [0, 0, 0, 0]
+        with server.generate("a", sampling=GREEDY) as stream:
+            wait_until(lambda: stream.statistics.paused_s > 0)  # nobody reads it
+            assert [gauge(state) for state in states] == [0, 0, 0, 1]
+        assert [gauge(state) for state in states] == [0, 0, 0, 0]
+
+
 def test_hits_of_the_prefix_cache_are_counted_in_tokens() -> None:
     prompt = "ab" * 20 + "w"
     with alphabet_server() as server:
         for _ in range(2):
             stream = server.generate(prompt, sampling=GREEDY)
             list(stream)
-        families = scrape(MetricsCollector(server.registry.all))
+        families = scrape(MetricsCollector(server.registry.all, server.streams))
     assert stream.usage.cached_tokens == 32
     assert value(families, "vllm:prefix_cache_queries_total", model_name="alphabet") == 82
     assert value(families, "vllm:prefix_cache_hits_total", model_name="alphabet") == 32
@@ -125,7 +142,7 @@ def test_guesses_and_those_that_were_right_are_counted() -> None:
     prompt = "tuvwxq tuv"  # w and x are guessed after its first token, v; but x is wrong at the q
     with alphabet_server() as server:
         list(server.generate(prompt, sampling=GREEDY))
-        families = scrape(MetricsCollector(server.registry.all))
+        families = scrape(MetricsCollector(server.registry.all, server.streams))
     drafts = value(families, "vllm:spec_decode_num_draft_tokens_total", model_name="alphabet")
     accepted = value(families, "vllm:spec_decode_num_accepted_tokens_total", model_name="alphabet")
     assert 0 < accepted < drafts
@@ -139,7 +156,7 @@ def test_a_stream_that_is_collected_during_a_scrape_is_counted_and_locks_nothing
         metrics.on_stream_end(context(), stream)
         return []
 
-    metrics = MetricsCollector(models_while_a_stream_ends)
+    metrics = MetricsCollector(models_while_a_stream_ends, StreamManager())
     metrics.on_stream_end(context(), stream)
     metrics.render()
     assert value(scrape(metrics), "vllm:generation_tokens_total", model_name="alphabet") >= 4
@@ -147,6 +164,6 @@ def test_a_stream_that_is_collected_during_a_scrape_is_counted_and_locks_nothing
 
 def test_a_served_model_has_its_series_before_its_first_request() -> None:
     with alphabet_server() as server:
-        families = scrape(MetricsCollector(server.registry.all))
+        families = scrape(MetricsCollector(server.registry.all, server.streams))
     assert value(families, "vllm:generation_tokens_total", model_name="alphabet") == 0
     assert value(families, "vllm:e2e_request_latency_seconds_count", model_name="alphabet") == 0
