@@ -29,9 +29,6 @@ TIMEOUT = "X-Request-Timeout: 0.2\r\n"
 
 KEY = "the-key-of-this-test"
 
-RING = 64
-"""Tokens that a stream may run ahead of its reader."""
-
 UNSENT_BYTES = 64 * 1024
 """What the server may hold of a stream beside its ring."""
 
