@@ -242,10 +242,10 @@ class GeventWaker(Waker):
         try:
             if self.work is not None:
                 ready.extend(self.work.run())
-            while ready:
+            for _ in range(len(ready)):  # those that are added meanwhile must not keep the hub busy
                 ready.popleft().unpark()
         finally:
-            if ready:  # a raw greenlet's error comes out here; the others still wait
+            if ready:  # they, and those behind a raw greenlet whose error comes out here
                 self.flush()
 
 

@@ -169,6 +169,29 @@ def test_an_error_in_one_woken_greenlet_leaves_none_asleep() -> None:
     assert woken == [0, 1, 2]
 
 
+def test_a_consumer_that_is_woken_again_and_again_leaves_the_hub_time_for_others() -> None:
+    turns_of_others = 0
+    seen: list[int] = []
+
+    def consume(parker: Parker) -> None:
+        for _ in range(20):
+            parker.waker.add(parker)  # as if its next token had come while it took this one
+            parker.waker.flush()
+            parker.park(LONG_S)
+            seen.append(turns_of_others)
+
+    def take_turns(hub: Any) -> None:
+        nonlocal turns_of_others
+        consumer = gevent.spawn(lambda: consume(new_parker()))
+        while not consumer.ready():
+            gevent.sleep(0)
+            turns_of_others += 1
+        consumer.get()
+
+    on_hub_thread(take_turns)
+    assert len(set(seen)) == len(seen) == 20
+
+
 def test_run_blocking_returns_the_result_and_raises_the_error() -> None:
     assert run_blocking(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
