@@ -69,6 +69,21 @@ def test_a_wake_up_that_comes_while_nobody_waits_is_remembered_once() -> None:
     asyncio.run(scenario())
 
 
+def test_a_wake_up_that_ends_a_wait_is_used_up() -> None:
+    async def scenario() -> None:
+        parker = AsyncioParker.of_running_loop()
+        waiting = asyncio.create_task(parker.wait(LONG_S))
+        await asyncio.sleep(0)
+        wake(parker)
+        await waiting
+        again = asyncio.create_task(parker.wait())
+        await asyncio.sleep(0.01)
+        assert not again.done()
+        again.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_many_tasks_and_many_flushes_cost_one_callback(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         scheduled = count_callbacks(asyncio.get_running_loop(), monkeypatch)
