@@ -15,6 +15,7 @@ from streams cimport *
 from token_ring cimport TOKEN_OPEN
 
 ATTENTION_BLOCKED = <int>DRAIN_BLOCKED
+ATTENTION_AGAIN = <int>DRAIN_AGAIN
 
 TOKEN_GAP_BOUNDS_S = tuple([token_times_bounds_s[i] for i in range(TOKEN_TIMES_NUM_BOUNDS)])
 

@@ -71,6 +71,7 @@ cdef extern from "streams/chunked_output.h" nogil:
 
 cdef extern from "streams/stream_drain.h" nogil:
     const unsigned DRAIN_BLOCKED
+    const unsigned DRAIN_AGAIN
 
     ctypedef struct drained_stream:
         event_stream *events

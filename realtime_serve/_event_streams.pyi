@@ -11,6 +11,8 @@ from typing import final
 
 ATTENTION_BLOCKED: int
 """The bit in SocketStream.attention of a client that does not keep up."""
+ATTENTION_AGAIN: int
+"""The bit of a stream with more tokens ready than one pass takes."""
 
 TOKEN_GAP_BOUNDS_S: tuple[float, ...]
 """Upper bounds of the histogram in TokenTimes.gap_counts: fine from 0.1 ms, where small models
@@ -152,7 +154,7 @@ class SocketStream:
 
     def __init__(self, events: EventStream | None, fd: int) -> None: ...
     def take(self) -> bytes:
-        """Send the events of the tokens that are ready as far as the client keeps up.
+        """Send the events of tokens that are ready, of a long queue only the first ones.
 
         Returns:
             Nothing: all has been seen to.
@@ -242,6 +244,6 @@ class StreamDrain:
         """Take and send what is ready, for all streams, without the GIL.
 
         Returns:
-            Those that need Python: ended, asked to end, blocked, dead, failed, or with an
-            engine that has to be kicked.
+            Those that need Python: ended, asked to end, blocked, dead, failed, with an engine
+            that has to be kicked, or with more to send than one pass takes.
         """

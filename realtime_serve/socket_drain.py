@@ -15,7 +15,13 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from realtime_serve._event_streams import ATTENTION_BLOCKED, EventStream, SocketStream, StreamDrain
+from realtime_serve._event_streams import (
+    ATTENTION_AGAIN,
+    ATTENTION_BLOCKED,
+    EventStream,
+    SocketStream,
+    StreamDrain,
+)
 from realtime_serve.native import GEVENT_WRITE, GeventParker, GeventWaker
 
 FINISH_TIMEOUT_S = 30.0
@@ -105,7 +111,7 @@ class SocketSink:
         self.close()
 
     def take(self) -> bytes:
-        """Send what is ready as far as the client keeps up; returns nothing, all is seen to."""
+        """Send what is ready, at most one pass's part; returns nothing, all is seen to."""
         nothing = self.source.take()
         self.attend()
         return nothing
@@ -148,7 +154,10 @@ class SocketSink:
         if self.source.is_dead:
             self._on_gone()
         self._watch_if_blocked()
-        return self.source.attention & ~ATTENTION_BLOCKED != 0
+        attention = self.source.attention
+        if attention & ATTENTION_AGAIN:
+            self.parker.waker.flush()  # after what else the hub has to do
+        return attention & ~(ATTENTION_BLOCKED | ATTENTION_AGAIN) != 0
 
     def _watch_if_blocked(self) -> None:
         if self.source.is_blocked and self._watcher is None:

@@ -21,16 +21,6 @@ static void fill(drained_stream *stream, double now_s)
     }
 }
 
-/* More than the bound may wait in the ring: goes on as long as the client takes it. */
-static void send_all(drained_stream *stream, double now_s)
-{
-    chunked_output_flush(&stream->output);
-    while (is_due(stream)) {
-        fill(stream, now_s);
-        chunked_output_flush(&stream->output);
-    }
-}
-
 static void note_attention(drained_stream *stream)
 {
     const event_stream *events = stream->events;
@@ -47,24 +37,35 @@ static void note_attention(drained_stream *stream)
         stream->attention |= DRAIN_DEAD;
     if (events->failed)
         stream->attention |= DRAIN_FAILED;
+    if (is_due(stream))
+        stream->attention |= DRAIN_AGAIN;
+}
+
+static void take(drained_stream *stream, double now_s)
+{
+    if (is_due(stream))
+        fill(stream, now_s);
+}
+
+static void send_taken(drained_stream *stream)
+{
+    chunked_output_flush(&stream->output);
+    note_attention(stream);
 }
 
 void drained_stream_pass(drained_stream *stream, double now_s)
 {
-    send_all(stream, now_s);
-    note_attention(stream);
+    take(stream, now_s);
+    send_taken(stream);
 }
 
 size_t stream_drain_pass(drained_stream *const *streams, size_t num_streams, double now_s)
 {
-    for (size_t i = 0; i < num_streams; i++) {
-        if (is_due(streams[i]))
-            fill(streams[i], now_s);
-    }
+    for (size_t i = 0; i < num_streams; i++)
+        take(streams[i], now_s);
     size_t num_attended = 0;
     for (size_t i = 0; i < num_streams; i++) {
-        send_all(streams[i], now_s);
-        note_attention(streams[i]);
+        send_taken(streams[i]);
         num_attended += streams[i]->attention != 0;
     }
     return num_attended;

@@ -3,7 +3,8 @@
  *     take the events of each stream that has tokens; then send for all of them, in one burst
  *
  * What needs more than that is said in drained_stream.attention, for Python to see to: nothing in
- * an ordinary pass. A pass never blocks. The hub's thread only. */
+ * an ordinary pass. A pass never blocks, and takes a bounded part of each ring, so that no stream
+ * keeps its hub from the others. The hub's thread only. */
 #ifndef REALTIME_SERVE_STREAM_DRAIN_H
 #define REALTIME_SERVE_STREAM_DRAIN_H
 
@@ -17,6 +18,7 @@ enum drain_attention {
     DRAIN_DEAD = 8u,      /* its client is gone */
     DRAIN_STARVED = 16u,  /* the engine wants to be kicked */
     DRAIN_FAILED = 32u,   /* there was no memory for its events */
+    DRAIN_AGAIN = 64u,    /* more waits in its ring than one pass takes: pass again soon */
 };
 
 typedef struct drained_stream {

@@ -25,7 +25,7 @@ from support.scripted_servers import (
 )
 
 NEIGHBOUR = {"REMOTE_ADDR": "127.0.0.2"}
-BODY = {"model": "alphabet", "prompt": "a", "temperature": 0}
+BODY = {"model": "alphabet", "prompt": "a", "temperature": 0, "max_tokens": 50_000}
 
 
 @pytest.fixture

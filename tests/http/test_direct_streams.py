@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import kill_clients
 from support.echo_process import RING, figures, settled, start_echo
 from support.live_server import LiveServer
 from support.raw_stream import (
@@ -204,3 +206,13 @@ def test_a_client_that_leaves_while_it_is_stalled_frees_everything(server: LiveS
             server.wait_until(lambda: figures(server)["num_running"] > 0, "running")
     server.wait_until(lambda: figures(server)["num_running"] == 0, "idle")
     server.wait_until(lambda: figures(server)["num_descriptors"] <= before, "closed")
+
+
+def test_no_client_ever_hears_another_ones_bytes(server: LiveServer) -> None:
+    """A short form of `python tests/support/kill_clients.py PORT 10000`."""
+    before = figures(server)["num_descriptors"]
+    num_heard = kill_clients.run(server.port, int(os.environ.get("KILLED_CLIENTS", "400")))
+    assert num_heard > 0
+    server.wait_until(lambda: figures(server)["num_running"] == 0, "idle")
+    server.wait_until(lambda: figures(server)["num_descriptors"] <= before, "closed")
+    assert "Traceback" not in server.log

@@ -47,17 +47,13 @@ def table_of(tokenizer: Tokenizer) -> TextTable:
     return tokenizer.text_table
 
 
-def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[list[int]]:
-    return st.lists(st.integers(-2, tokenizer.vocab_size + 3))
-
-
 @given(data=st.data())
-def test_any_tokens_of_the_default_model_have_the_detokenizers_texts(
+def test_any_tokens_of_the_default_model_add_up_to_decode(
     smollm: TextModel, data: st.DataObject
 ) -> None:
     tokenizer = smollm.tokenizer
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 3)))
-    assert texts_in_c(table_of(tokenizer), ids) == texts_in_python(tokenizer, ids)
+    assert "".join(texts_in_c(table_of(tokenizer), ids)) == tokenizer.decode(ids)
 
 
 @given(text=st.text())
@@ -75,14 +71,14 @@ def test_every_single_token_of_the_default_model_has_its_own_text(smollm: TextMo
 
 @shared_fixtures
 @given(data=st.data())
-def test_every_kind_of_vocabulary_that_c_follows_has_the_detokenizers_texts(
+def test_every_kind_of_vocabulary_that_c_follows_adds_up_to_decode(
     small_backend: Backend, data: st.DataObject
 ) -> None:
     tokenizer = Tokenizer(small_backend)
     if tokenizer.text_table is None:
         return
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 3)))
-    assert texts_in_c(tokenizer.text_table, ids) == texts_in_python(tokenizer, ids)
+    assert "".join(texts_in_c(tokenizer.text_table, ids)) == tokenizer.decode(ids)
 
 
 @given(runs=st.lists(st.binary(min_size=1, max_size=6), max_size=6))
@@ -95,7 +91,11 @@ def test_bytes_between_words_have_the_detokenizers_texts(
     assert in_c == texts_in_python(sentencepiece_tokenizer, ids)
 
 
-@given(pieces=st.lists(st.binary(max_size=5), max_size=20))
+# Python's decoder keeps the first two bytes of an encoded surrogate longer than it must.
+without_surrogates = st.binary(max_size=5).map(lambda data: data.replace(b"\xed", b"\xee"))
+
+
+@given(pieces=st.lists(without_surrogates, max_size=20))
 def test_bytes_that_are_cut_anywhere_become_what_pythons_decoder_makes_of_them(
     pieces: list[bytes],
 ) -> None:
@@ -107,6 +107,17 @@ def test_bytes_that_are_cut_anywhere_become_what_pythons_decoder_makes_of_them(
         texts.append(decoder.decode(piece, final=token_id == len(pieces) - 1))
     expected = [text for text in texts if text]
     assert texts_in_c(table, range(len(pieces))) == expected
+
+
+@given(surrogate=st.integers(0xD800, 0xDFFF), before=st.binary(max_size=2), cut=st.integers(0, 5))
+def test_an_encoded_surrogate_becomes_what_pythons_decoder_makes_of_it(
+    surrogate: int, before: bytes, cut: int
+) -> None:
+    data = before + chr(surrogate).encode("utf-8", "surrogatepass") + b"!"
+    table = TextTable(2)
+    table.set_text(0, data[:cut])
+    table.set_text(1, data[cut:])
+    assert "".join(texts_in_c(table, [0, 1])) == data.decode("utf-8", "replace")
 
 
 @given(num_spaces=NUM_SPACES, texts=st.lists(st.text(alphabet=" a\n", max_size=4), max_size=6))

@@ -1,0 +1,250 @@
+"""Sinks on socket pairs, in a hub of their own, driven through real rings by hand."""
+
+from __future__ import annotations
+
+import _socket
+import socket
+from collections.abc import Callable, Iterator
+
+import gevent
+import pytest
+
+from realtime_serve import _token_ring as ring_states
+from realtime_serve import socket_drain
+from realtime_serve._event_streams import EventStream, StreamDrain, TextTable, TokenTimes
+from realtime_serve._token_ring import TokenRing
+from realtime_serve.native import GeventParker, NativeThread, new_parker
+from realtime_serve.socket_drain import HubDrain, SocketSink
+
+LONG_S = 60.0
+
+TABLE = TextTable(128)
+for _letter in b"abc":
+    TABLE.set_text(_letter, bytes([_letter]))
+
+
+_SOCKETS: list[_socket.socket] = []
+
+
+@pytest.fixture(autouse=True)
+def close_sockets() -> Iterator[None]:
+    yield
+    while _SOCKETS:
+        _SOCKETS.pop().close()
+
+
+def in_a_hub(test: Callable[[], None]) -> None:
+    """Run on a thread that has a hub, in a greenlet, and raise what it raises."""
+
+    def body() -> None:
+        hub = gevent.get_hub()
+        try:
+            gevent.spawn(test).get()
+        finally:
+            hub.destroy(destroy_loop=True)
+
+    thread = NativeThread(body, "hub")
+    thread.start()
+    assert thread.join(LONG_S)
+    assert thread.error is None, thread.error
+
+
+def pair() -> tuple[_socket.socket, _socket.socket]:
+    """The server's end and the client's, with the smallest buffers there are."""
+    server, client = _socket.socketpair()  # C's own type, which gevent does not patch
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    client.setblocking(False)
+    _SOCKETS.extend((server, client))
+    return server, client
+
+
+def parker() -> GeventParker:
+    parker = new_parker()
+    assert isinstance(parker, GeventParker)
+    return parker
+
+
+def open_sink(
+    ring: TokenRing | None, server: _socket.socket, on_gone: Callable[[], None] = lambda: None
+) -> SocketSink:
+    events = None if ring is None else EventStream(ring, TABLE, TokenTimes(), b"<", b">")
+    return SocketSink(parker(), events, server.fileno(), on_gone)
+
+
+def read_all(client: _socket.socket) -> bytes:
+    data = b""
+    while True:
+        try:
+            piece = client.recv(1 << 16)
+        except BlockingIOError:
+            return data
+        if not piece:
+            return data
+        data += piece
+
+
+def test_a_pass_sends_what_all_streams_have_and_wakes_nobody() -> None:
+    def body() -> None:
+        rings, pairs = [TokenRing(8) for _ in range(3)], [pair() for _ in range(3)]
+        sinks = [open_sink(ring, ends[0]) for ring, ends in zip(rings, pairs, strict=True)]
+        for ring, letter in zip(rings, b"abc", strict=True):
+            ring.push(letter)
+            ring.push(letter)
+        assert HubDrain.of(sinks[0].parker.waker).run() == []
+        heard = [read_all(client) for _, client in pairs]
+        assert heard == [b"6\r\n<a><a>\r\n", b"6\r\n<b><b>\r\n", b"6\r\n<c><c>\r\n"]
+        for sink in sinks:
+            sink.close()
+
+    in_a_hub(body)
+
+
+@pytest.mark.parametrize("state", [ring_states.LENGTH, ring_states.ERROR])
+def test_the_end_of_a_stream_wakes_its_greenlet(state: int) -> None:
+    def body() -> None:
+        ring, (server, client) = TokenRing(8), pair()
+        sink = open_sink(ring, server)
+        ring.push(ord("a"))
+        ring.finish(state)
+        assert HubDrain.of(sink.parker.waker).run() == [sink.parker]
+        assert sink.end_state == state
+        sink.finish(b"end")
+        sink.close()
+        assert read_all(client) == b"3\r\n<a>\r\n3\r\nend\r\n"
+
+    in_a_hub(body)
+
+
+def test_a_wish_to_end_wakes_the_greenlet() -> None:
+    def body() -> None:
+        ring, (server, _client) = TokenRing(8), pair()
+        with open_sink(ring, server) as sink:
+            ring.request_cancel(ring_states.CANCELLED)
+            assert HubDrain.of(sink.parker.waker).run() == [sink.parker]
+
+    in_a_hub(body)
+
+
+def test_a_blocked_client_gets_everything_in_order_once_it_reads() -> None:
+    def body() -> None:
+        server, client = pair()
+        heard: list[bytes] = []
+
+        def read_slowly() -> None:
+            while not b"".join(heard).endswith(b"end\r\n"):
+                heard.append(read_all(client))
+                gevent.sleep(0.001)
+
+        with open_sink(None, server) as sink:
+            pieces = [bytes([65 + number]) * 3000 for number in range(26)]
+            for piece in pieces:
+                sink.write(piece)
+            assert not sink.is_clear()
+            reader = gevent.spawn(read_slowly)
+            sink.finish(b"end")
+            assert sink.is_clear()
+            reader.get()
+        expected = [b"bb8\r\n" + piece + b"\r\n" for piece in pieces]
+        assert b"".join(heard) == b"".join(expected) + b"3\r\nend\r\n"
+
+    in_a_hub(body)
+
+
+def test_a_client_that_never_takes_the_end_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_drain, "FINISH_TIMEOUT_S", 0.05)
+
+    def body() -> None:
+        server, client = pair()
+        with open_sink(None, server) as sink:
+            sink.finish(b"x" * 100_000)
+        assert len(read_all(client)) < 100_000
+        with pytest.raises(BrokenPipeError):
+            server.send(b"0\r\n\r\n")
+
+    in_a_hub(body)
+
+
+def test_an_error_in_the_middle_leaves_no_way_to_end_the_answer_properly() -> None:
+    def body() -> None:
+        server, _client = pair()
+        sink = open_sink(None, server)
+        sink.write(b"x")
+        sink.__exit__(RuntimeError, RuntimeError("in the middle"), None)
+        with pytest.raises(BrokenPipeError):
+            server.send(b"0\r\n\r\n")
+
+    in_a_hub(body)
+
+
+def test_a_closed_sink_leaves_the_connection_to_the_server() -> None:
+    def body() -> None:
+        server, client = pair()
+        with open_sink(TokenRing(8), server) as sink:
+            sink.finish(b"x")
+        server.send(b"0\r\n\r\n")
+        assert read_all(client) == b"1\r\nx\r\n0\r\n\r\n"
+
+    in_a_hub(body)
+
+
+def test_a_client_that_has_gone_is_told_of_and_costs_nothing_more() -> None:
+    def body() -> None:
+        gone: list[str] = []
+        ring, (server, client) = TokenRing(8), pair()
+        with open_sink(ring, server, lambda: gone.append("gone")) as sink:
+            client.close()
+            ring.push(ord("a"))
+            assert HubDrain.of(sink.parker.waker).run() == [sink.parker]
+            assert gone != []
+            sink.finish(b"nobody hears this")
+
+    in_a_hub(body)
+
+
+def test_a_number_that_was_closed_and_given_away_gets_nothing() -> None:
+    """The sink writes to its own duplicate, whatever becomes of the server's descriptor."""
+
+    def body() -> None:
+        ring, (server, client) = TokenRing(8), pair()
+        number = server.fileno()
+        with open_sink(ring, server) as sink:
+            server.close()
+            stranger, strangers_client = pair()
+            assert number in {stranger.fileno(), strangers_client.fileno()}
+            ring.push(ord("a"))
+            sink.take()
+            assert read_all(strangers_client) == b""
+            assert read_all(client) == b"3\r\n<a>\r\n"
+
+    in_a_hub(body)
+
+
+def test_members_may_leave_a_drain_in_any_order() -> None:
+    def body() -> None:
+        ends = [pair() for _ in range(40)]
+        rings = [TokenRing(8) for _ in ends]
+        sinks = [open_sink(ring, server) for ring, (server, _) in zip(rings, ends, strict=True)]
+        for sink in sinks[::3]:
+            sink.close()
+        for ring in rings:
+            ring.push(ord("a"))
+        HubDrain.of(sinks[0].parker.waker).run()
+        heard = [read_all(client) for _, client in ends]
+        assert all((data == b"") == (number % 3 == 0) for number, data in enumerate(heard))
+        for sink in sinks:
+            sink.close()
+
+    in_a_hub(body)
+
+
+def test_a_stream_without_events_cannot_be_drained() -> None:
+    def body() -> None:
+        server, _client = pair()
+        with open_sink(None, server) as sink, pytest.raises(TypeError):
+            sink.take()
+
+    in_a_hub(body)
+
+
+def test_an_empty_drain_does_nothing() -> None:
+    assert StreamDrain().run() == []
