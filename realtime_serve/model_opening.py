@@ -127,7 +127,7 @@ class ModelOpening:
 
     def _not_ready(self) -> NotReadyError:
         failure = self._failure
-        assert failure is not None, "what is not being opened has failed or is there"
+        assert failure is not None, "what is neither opened nor being opened has failed before"
         return NotReadyError(
             f"The model cannot be served: {failure.reason} Retry later.",
             retry_after_s=max(OPENING_RETRY_S, failure.reopen_at_s - self._clock()),
@@ -148,8 +148,6 @@ class ModelOpening:
         except Exception as error:
             self._note_failure(error)
             raise
-        else:
-            self._failure = None
         finally:
             self._wake()
 

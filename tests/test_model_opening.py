@@ -150,7 +150,9 @@ def ask(app: Flask, statuses: list[int]) -> None:
 
 
 @pytest.mark.not_under_gevent("the opening would hold up the hub")
-def test_waiting_for_files_to_be_opened_has_a_bound_and_a_deadline(tmp_path: Path) -> None:
+def test_waiting_for_files_to_be_opened_has_a_bound_and_a_deadline(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It lasts as long as the test likes: the configuration comes through a pipe."""
     pipe = tmp_path / "config.json"
     os.mkfifo(pipe)
@@ -166,6 +168,7 @@ def test_waiting_for_files_to_be_opened_has_a_bound_and_a_deadline(tmp_path: Pat
         patient.join()
     assert [type(error) for error in errors] == [NotReadyError]
     assert "config.json is not valid JSON" in str(errors[0])
+    wait_until(lambda: "cannot be served" in caplog.text)  # the last of the opening's thread
 
 
 def wait_in_vain(opening: ModelOpening, errors: list[Exception]) -> None:
