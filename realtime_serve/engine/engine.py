@@ -278,7 +278,7 @@ class LLMEngine:
         self._num_steps += bool(scheduled)
         return StepOutput(
             started=tuple(_started(sequence) for sequence in plan.started),
-            prefilling=tuple(map(_prompt_progress, filter(_is_prefilling, plan.scheduled))),
+            prefilling=tuple(map(_prompt_progress, filter(_is_prefilling, scheduled))),
             updated=tuple(updated),
             finished=tuple(_finished(sequence) for sequence in [*plan.dropped, *ended]),
             num_scheduled_tokens=sum(work.num_rows for work in plan.scheduled),
@@ -344,12 +344,12 @@ def _started(sequence: Sequence) -> Started:
     return Started(sequence.request.request_id, sequence.num_cached_tokens)
 
 
-def _is_prefilling(work: ScheduledSequence) -> bool:
-    return not work.wants_logits and work.sequence.num_generated_tokens == 0
+def _is_prefilling(sequence: Sequence) -> bool:
+    return sequence.num_generated_tokens == 0 and sequence.finish_reason is None
 
 
-def _prompt_progress(work: ScheduledSequence) -> PromptProgress:
-    return PromptProgress(work.sequence.request.request_id, work.sequence.num_computed_tokens)
+def _prompt_progress(sequence: Sequence) -> PromptProgress:
+    return PromptProgress(sequence.request.request_id, sequence.num_computed_tokens)
 
 
 def _finished(sequence: Sequence) -> Finished:

@@ -12,7 +12,7 @@ from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
 from realtime_serve.engine.interface import Engine, Finished, PromptProgress, Started
 from realtime_serve.engine.sequence import Sequence
 from realtime_serve.nn.interface import ForwardBatch, KVTensors
-from realtime_serve.types import FinishReason, InferenceRequest, SamplingParams
+from realtime_serve.types import FinishReason, InferenceRequest, RequestPriority, SamplingParams
 from support.engine_driver import MAX_MODEL_LEN, prompt
 from support.engine_driver import EngineDriver as Driver
 from support.stub_model import VOCAB_SIZE, HistoryModel, expected_tokens
@@ -217,6 +217,19 @@ def test_what_was_cached_counts_as_computed() -> None:
     driver.run()
     driver.add((*prompt(32), *prompt(25, start=1)), max_tokens=1)
     assert driver.step().prefilling == (PromptProgress("1", 48),)
+
+
+def test_what_is_computed_again_after_a_preemption_is_no_prompt() -> None:
+    driver = Driver(num_blocks=4, max_batch_tokens=8, enable_prefix_caching=False)
+    driver.add(prompt(8), max_tokens=40, priority=RequestPriority.LOW)
+    for _ in range(20):
+        driver.step()
+    driver.add(prompt(40), max_tokens=1, priority=RequestPriority.HIGH)
+    told = [progress for _ in range(40) for progress in driver.step().prefilling]
+    assert driver.engine.stats().preemptions_total == 1
+    assert driver.engine.num_sequences == 0
+    # The first step has room for a token of the other one, before its blocks are taken.
+    assert told == [PromptProgress("1", count) for count in (7, 15, 23, 31, 39)]
 
 
 def test_a_fork_shares_the_prompt_and_both_answer_as_if_they_were_alone() -> None:

@@ -101,7 +101,7 @@ def test_a_failure_ends_only_the_request_that_causes_it(
 def test_the_cause_of_a_failure_is_kept_for_the_log_and_from_the_client() -> None:
     driver = Driver(FaultyModel(raise_at_poison))
     driver.add((1, POISON))
-    driver.run()
+    assert driver.step().prefilling == ()
     error = driver.finished["0"].error
     assert error is not None
     assert isinstance(error.__cause__, torch.OutOfMemoryError)
