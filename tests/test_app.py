@@ -14,6 +14,8 @@ import pytest
 from flask import Flask, Response
 from flask.testing import FlaskClient
 from werkzeug.serving import make_server
+from werkzeug.test import EnvironBuilder
+from werkzeug.wsgi import ClosingIterator
 
 from realtime_serve import (
     InferenceServer,
@@ -301,6 +303,19 @@ def test_the_log_line_of_a_stream_says_how_its_client_took_it(
     for line in (streamed, whole):
         assert 0 < line["itl_p50_ms"] <= line["itl_p99_ms"]
     assert "sent_bytes" not in whole
+
+
+def test_a_stream_whose_body_nobody_iterates_is_logged_when_it_is_closed(
+    server: InferenceServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    builder = EnvironBuilder(path=COMPLETIONS, method="POST", json=body(stream=True))
+    answer = create_app(server=server)(builder.get_environ(), lambda *_: lambda _: None)
+    with caplog.at_level(logging.INFO, "realtime_serve.access"):
+        assert isinstance(answer, ClosingIterator)
+        answer.close()
+        answer.close()
+    (line,) = (json.loads(record.getMessage()) for record in caplog.records)
+    assert (line["finish_reason"], line["sent_bytes"]) == ("cancelled", 0)
 
 
 # --- Flask's own threaded server ----------------------------------------------

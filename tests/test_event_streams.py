@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime_serve import _token_ring as ring_states
-from realtime_serve._event_streams import TOKEN_GAP_BOUNDS_S, EventStream, TextTable, TokenTimes
+from realtime_serve._event_streams import (
+    TOKEN_GAP_BOUNDS_S,
+    EventStream,
+    SocketStream,
+    TextTable,
+    TokenTimes,
+)
 from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
 from realtime_serve.api.responses import chat_head
 from realtime_serve.api.sse import ChatChunkWriter
@@ -212,3 +219,20 @@ def test_token_times_count_as_a_plain_model_does(steps: list[tuple[int, float]])
 def test_no_tokens_cannot_be_noted() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         TokenTimes().note(0, 1.0)
+
+
+# --- bytes on their way to a socket -------------------------------------------
+
+
+def test_what_a_client_never_took_is_known_after_its_connection_has_ended() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = SocketStream(None, ours.fileno())
+        num_bytes = 8 * 1024 * 1024  # more than the kernel takes
+        stream.write(b"x" * num_bytes)
+        sent, unsent = stream.num_sent_bytes, stream.num_unsent_bytes
+        assert sent > 0
+        assert unsent > 0
+        assert sent + unsent > num_bytes
+        stream.close()
+        assert (stream.num_sent_bytes, stream.num_unsent_bytes) == (sent, unsent)

@@ -64,8 +64,9 @@ class RequestContext:
     def end_delivery(self) -> None:
         """Say that a streamed body has been sent, or never will be. May be called again."""
         self.delivering = False
-        while self._when_delivered:
-            self._when_delivered.pop(0)()
+        callbacks, self._when_delivered = self._when_delivered, []
+        for callback in callbacks:
+            _guard(callback)
 
 
 class Middleware:
@@ -115,22 +116,23 @@ class MiddlewareChain:
     def after_request(self, context: RequestContext) -> None:
         """Call every after_request."""
         for member in self._reversed:
-            self._guard(partial(member.after_request, context))
+            _guard(partial(member.after_request, context))
 
     def on_error(self, context: RequestContext, error: ServeError) -> None:
         """Note the error in the context and call every on_error."""
         context.error = error
         for member in self._reversed:
-            self._guard(partial(member.on_error, context, error))
+            _guard(partial(member.on_error, context, error))
 
     def on_stream_end(self, context: RequestContext, stream: TokenStream) -> None:
         """Call every on_stream_end."""
         for member in self._reversed:
-            self._guard(partial(member.on_stream_end, context, stream))
+            _guard(partial(member.on_stream_end, context, stream))
 
-    def _guard(self, hook: Callable[[], None]) -> None:
-        """One member's mistake may not cost the answer or the others' hooks."""
-        try:
-            hook()
-        except Exception:
-            logger.exception("A middleware hook failed")
+
+def _guard(hook: Callable[[], None]) -> None:
+    """One member's mistake may not cost the answer or the others' hooks."""
+    try:
+        hook()
+    except Exception:
+        logger.exception("A middleware hook failed")

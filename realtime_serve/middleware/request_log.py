@@ -1,6 +1,7 @@
 """One JSON line for each request, written when it has really ended.
 
-For a generation that is the end of its stream; for everything else, the answer.
+For a stream that is when its last byte has been sent, or never will be; for everything else, the
+answer.
 """
 
 from __future__ import annotations

@@ -72,3 +72,23 @@ def test_a_broken_hook_is_logged_and_the_others_run(caplog: pytest.LogCaptureFix
         MiddlewareChain([Recorder("a", calls), Broken()]).after_request(context())
     assert calls == ["a.after"]
     assert "a mistake" in caplog.text
+
+
+def test_what_waits_for_the_delivery_is_called_once_and_its_mistakes_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls: list[str] = []
+
+    def fail() -> None:
+        raise ValueError("a mistake")
+
+    request = context()
+    request.when_delivered(lambda: calls.append("nothing is on its way"))
+    request.delivering = True
+    request.when_delivered(fail)
+    request.when_delivered(lambda: calls.append("delivered"))
+    assert calls == ["nothing is on its way"]
+    request.end_delivery()
+    request.end_delivery()
+    assert calls == ["nothing is on its way", "delivered"]
+    assert "a mistake" in caplog.text

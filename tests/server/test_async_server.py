@@ -12,6 +12,7 @@ import pytest
 from realtime_serve import (
     FinishReason,
     InferenceServer,
+    Model,
     ModelConfig,
     ModelState,
     SamplingParams,
@@ -19,6 +20,7 @@ from realtime_serve import (
     TokenStream,
 )
 from realtime_serve.errors import ModelLoadError, NotReadyError
+from realtime_serve.model_building import model_from_files
 from realtime_serve.native import Lock
 from serve_model import Alphabet
 from support.scripted_servers import GREEDY, TEXT, Gate, GatedAlphabet, serve
@@ -164,27 +166,27 @@ def test_a_model_that_cannot_be_built_fails_whoever_awaits_it() -> None:
     asyncio.run(scenario())
 
 
-def test_the_configured_model_is_opened_aside(gguf_path: str) -> None:
+def test_the_configured_model_is_opened_in_another_thread(
+    gguf_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_in: set[int] = set()
+
+    def open_and_note(*arguments: Any) -> Model:
+        opened_in.add(threading.get_ident())
+        return model_from_files(*arguments)
+
     async def scenario() -> None:
         async with InferenceServer(ServerConfig(model=gguf_path, max_model_len=128)) as server:
-            ticks = 0
-
-            async def tick() -> None:
-                nonlocal ticks
-                while True:
-                    ticks += 1
-                    await asyncio.sleep(0.001)
-
-            ticking = asyncio.create_task(tick())
             one = SamplingParams(temperature=0, max_tokens=1)
             answers = await asyncio.gather(
                 *[server.complete_async("The capital of France is", sampling=one) for _ in range(2)]
             )
-            ticking.cancel()
             assert [answer.text for answer in answers] == [" Paris"] * 2
-            assert ticks > 20
 
+    monkeypatch.setattr("realtime_serve.server.model_from_files", open_and_note)
     asyncio.run(scenario())
+    assert opened_in
+    assert threading.get_ident() not in opened_in
 
 
 def test_shutting_down_ends_what_other_tasks_read(endless: InferenceServer) -> None:
@@ -196,6 +198,22 @@ def test_shutting_down_ends_what_other_tasks_read(endless: InferenceServer) -> N
             pass
         with pytest.raises(NotReadyError):
             await reading
+
+    asyncio.run(scenario())
+
+
+def test_the_loop_goes_on_while_a_server_shuts_down() -> None:
+    gate = Gate()
+    server = serve(lambda: GatedAlphabet(gate))
+
+    async def scenario() -> None:
+        stream = await server.generate_async("a", sampling=GREEDY)
+        await stream.read_async()
+        with gate:  # the step that is under way cannot end, and its thread not be joined
+            leaving = asyncio.create_task(server.__aexit__(None, None, None))
+            await asyncio.sleep(0.01)
+            assert not leaving.done()
+        await leaving
 
     asyncio.run(scenario())
 
