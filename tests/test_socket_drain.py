@@ -49,10 +49,10 @@ def in_a_hub(test: Callable[[], None]) -> None:
     assert thread.error is None, thread.error
 
 
-def pair() -> tuple[_socket.socket, _socket.socket]:
-    """The server's end and the client's, with the smallest buffers there are."""
+def pair(send_buffer: int = 1) -> tuple[_socket.socket, _socket.socket]:
+    """The server's end and the client's, by default with the smallest buffer there is."""
     server, client = _socket.socketpair()  # C's own type, which gevent does not patch
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     client.setblocking(False)
     _SOCKETS.extend((server, client))
     return server, client
@@ -146,6 +146,43 @@ def test_a_blocked_client_gets_everything_in_order_once_it_reads() -> None:
             reader.get()
         expected = [b"bb8\r\n" + piece + b"\r\n" for piece in pieces]
         assert b"".join(heard) == b"".join(expected) + b"3\r\nend\r\n"
+
+    in_a_hub(body)
+
+
+def full_ring(num_tokens: int) -> TokenRing:
+    ring = TokenRing(num_tokens)
+    for _ in range(num_tokens):
+        assert ring.push(ord("a"))
+    return ring
+
+
+def test_a_greenlet_that_fills_the_socket_is_woken_when_the_client_has_read() -> None:
+    def body() -> None:
+        server, client = pair()
+        with open_sink(full_ring(4096), server) as sink:
+            sink.take()
+            assert not sink.is_clear()
+            gevent.spawn(read_all, client)
+            sink.parker.park(LONG_S / 4)
+            assert sink.is_clear()
+
+    in_a_hub(body)
+
+
+def test_what_one_pass_leaves_in_a_ring_is_sent_without_another_wake_up() -> None:
+    def body() -> None:
+        server, client = pair(send_buffer=1 << 20)
+        with open_sink(full_ring(8192), server) as sink:
+            HubDrain.of(sink.parker.waker).run()
+            heard = read_all(client)
+            assert heard.count(b"<a>") < 8192
+            for _ in range(1000):
+                gevent.sleep(0.001)
+                heard += read_all(client)
+                if heard.count(b"<a>") == 8192:
+                    return
+            pytest.fail("the rest never came")
 
     in_a_hub(body)
 
