@@ -207,13 +207,18 @@ def test_the_loop_goes_on_while_a_server_shuts_down() -> None:
     server = serve(lambda: GatedAlphabet(gate))
 
     async def scenario() -> None:
-        stream = await server.generate_async("a", sampling=GREEDY)
-        await stream.read_async()
-        with gate:  # the step that is under way cannot end, and its thread not be joined
+        await read(await server.generate_async("a", sampling=GREEDY))
+        num_steps = len(gate.steps)
+        with gate:
+            stream = await server.generate_async("a", sampling=GREEDY)
+            await until(lambda: len(gate.steps) > num_steps)
+            # The step that is under way cannot end, and its thread not be joined.
             leaving = asyncio.create_task(server.__aexit__(None, None, None))
             await asyncio.sleep(0.01)
             assert not leaving.done()
         await leaving
+        with pytest.raises(NotReadyError):
+            await read(stream)
 
     asyncio.run(scenario())
 
