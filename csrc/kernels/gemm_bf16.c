@@ -66,7 +66,8 @@ static void multiply_by_parts(const struct gemm *gemm, int32_t first)
     struct part part;
     const bf16 *panel = matrix_panel(gemm->weights, gemm->panel);
     size_t stride = (size_t)gemm->rows->stride;
-    const bf16 *rows = (const bf16 *)gemm->rows->values + (size_t)(gemm->first_row + first) * stride;
+    const bf16 *rows = gemm->rows->values;
+    rows += (size_t)(gemm->first_row + first) * stride;
     int32_t depth = gemm->rows->depth, rest = gemm->num_rows - first;
     struct product product = {
         .rows = (const char *)part.rows,
