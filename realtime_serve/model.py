@@ -72,14 +72,17 @@ class Model:
     @property
     def state(self) -> ModelState:
         """Where it is in its life."""
-        state = {
-            WorkerState.LOADING: ModelState.LOADING,
-            WorkerState.READY: ModelState.READY,
-            WorkerState.STOPPED: ModelState.UNLOADED,
-            WorkerState.FAILED: ModelState.FAILED,
-        }[self._thread.state]
-        serving = state in {ModelState.LOADING, ModelState.READY}
-        return ModelState.DRAINING if serving and self._draining else state
+        match self._thread.state:
+            case WorkerState.STOPPED:
+                return ModelState.UNLOADED
+            case WorkerState.FAILED:
+                return ModelState.FAILED
+            case _ if self._draining:
+                return ModelState.DRAINING
+            case WorkerState.LOADING:
+                return ModelState.LOADING
+            case WorkerState.READY:
+                return ModelState.READY
 
     @property
     def failure(self) -> str | None:

@@ -294,15 +294,18 @@ def _current_hub() -> Any:
 
     A raw OS thread of a patched process has no hub, and must not be given one.
     """
-    if "gevent" not in sys.modules:
+    local = sys.modules.get("gevent._hub_local")
+    if local is None:
         return None
-    from gevent import get_hub, monkey
-    from gevent._hub_local import get_hub_if_exists
-
-    hub = get_hub_if_exists()
-    if hub is None and monkey.is_module_patched("threading") and _on_main_thread():
-        hub = get_hub()
+    hub = local.get_hub_if_exists()
+    if hub is None and _is_patched() and _on_main_thread():
+        hub = local.get_hub()
     return hub
+
+
+def _is_patched() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and monkey.is_module_patched("threading")
 
 
 def _on_main_thread() -> bool:
@@ -323,6 +326,18 @@ def spawn(function: Callable[[], object]) -> None:
         original("_thread", "start_new_thread")(function, ())
     else:
         sys.modules["gevent"].spawn(function)
+
+
+def spawn_later(seconds: float, function: Callable[[], object]) -> bool:
+    """Have a function called in a greenlet of the caller's hub after a while.
+
+    Returns:
+        False if the caller has no hub: then nothing will be called.
+    """
+    if _current_hub() is None:
+        return False
+    sys.modules["gevent"].spawn_later(seconds, function)
+    return True
 
 
 def pause(seconds: float) -> None:

@@ -11,9 +11,9 @@ import atexit
 import contextlib
 import logging
 import os
+import secrets
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -369,7 +369,7 @@ class InferenceServer(AsyncioServer):
 
 def new_request_id() -> str:
     """A fresh request id: 128 random bits in hexadecimal."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def _kv_cache_text(stats: EngineStats) -> str:

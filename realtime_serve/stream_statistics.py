@@ -147,10 +147,10 @@ class StreamStatistics:
             Seconds, right to the width of a bucket, in which gaps are taken to be spread
             evenly; of gaps above all bounds, the last bound. None if there is no gap.
         """
+        if self.num_tokens < 2:
+            return None
         counts = self.inter_token_counts
         rank = share * sum(counts)
-        if rank == 0:
-            return None
         lower_s, num_below = 0.0, 0
         for bound_s, count in zip(TOKEN_GAP_BOUNDS_S, counts, strict=False):
             if num_below + count >= rank:

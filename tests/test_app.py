@@ -273,6 +273,17 @@ def test_a_limited_client_gets_429_with_a_time_and_its_headers() -> None:
         assert client.get("/health/live").status_code == 200
 
 
+def logged_lines(caplog: pytest.LogCaptureFixture, request_ids: str) -> list[dict[str, Any]]:
+    """The access log of some requests; under gevent lines are written a little later."""
+
+    def lines() -> list[dict[str, Any]]:
+        written = [json.loads(record.getMessage()) for record in caplog.records]
+        return [line for line in written if line["request_id"] in request_ids.split()]
+
+    wait_until(lambda: len(lines()) == len(request_ids.split()))
+    return lines()
+
+
 def test_each_request_is_one_json_log_line(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -282,7 +293,7 @@ def test_each_request_is_one_json_log_line(
         client.post(COMPLETIONS, json=body(), headers={"X-Request-ID": "b"})
         client.get("/v1/models", headers={"X-Request-ID": "c"})
         client.post(COMPLETIONS, json=body(top_p=7), headers={"X-Request-ID": "d"})
-    lines = [json.loads(record.getMessage()) for record in caplog.records]
+        lines = logged_lines(caplog, "a b c d")
     assert [line["request_id"] for line in lines] == ["a", "b", "c", "d"]
     assert [line["status"] for line in lines] == [200, 200, 200, 400]
     assert [line.get("completion_tokens") for line in lines] == [4, 4, None, None]
@@ -295,9 +306,10 @@ def test_the_log_line_of_a_stream_says_how_its_client_took_it(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "realtime_serve.access"):
-        received = client.post(COMPLETIONS, json=body(stream=True)).data
-        client.post(COMPLETIONS, json=body())
-    streamed, whole = (json.loads(record.getMessage()) for record in caplog.records)
+        ids = [{"X-Request-ID": "streamed"}, {"X-Request-ID": "whole"}]
+        received = client.post(COMPLETIONS, json=body(stream=True), headers=ids[0]).data
+        client.post(COMPLETIONS, json=body(), headers=ids[1])
+        streamed, whole = logged_lines(caplog, "streamed whole")
     assert streamed["sent_bytes"] == len(received)
     assert (streamed["unsent_bytes"], streamed["paused_ms"]) == (0, 0)
     for line in (streamed, whole):
@@ -308,13 +320,15 @@ def test_the_log_line_of_a_stream_says_how_its_client_took_it(
 def test_a_stream_whose_body_nobody_iterates_is_logged_when_it_is_closed(
     server: InferenceServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    builder = EnvironBuilder(path=COMPLETIONS, method="POST", json=body(stream=True))
+    builder = EnvironBuilder(
+        path=COMPLETIONS, method="POST", json=body(stream=True), headers=[("X-Request-ID", "closed")]
+    )
     answer = create_app(server=server)(builder.get_environ(), lambda *_: lambda _: None)
     with caplog.at_level(logging.INFO, "realtime_serve.access"):
         assert isinstance(answer, ClosingIterator)
         answer.close()
         answer.close()
-    (line,) = (json.loads(record.getMessage()) for record in caplog.records)
+        (line,) = logged_lines(caplog, "closed")
     assert (line["finish_reason"], line["sent_bytes"]) == ("cancelled", 0)
 
 

@@ -137,7 +137,7 @@ def _new_context() -> RequestContext:
 
 
 def _request_id() -> str:
-    given = request.headers.get("X-Request-ID", "")
+    given = request.environ.get("HTTP_X_REQUEST_ID", "")
     return given if _PRINTABLE_ID.fullmatch(given) else new_request_id()
 
 

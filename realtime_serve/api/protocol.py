@@ -191,10 +191,10 @@ class _Body(_Fields):
     min_p: float = Field(0.0, description="a number between 0 and 1")
     seed: Integer | None = Field(None, description="an integer that fits 64 bits with its sign")
     stop: Annotated[list[str], BeforeValidator(_as_list)] = Field(
-        [], description=f"a string or a list of up to {MAX_STOP_STRINGS} strings"
+        default_factory=list, description=f"a string or a list of up to {MAX_STOP_STRINGS} strings"
     )
     stop_token_ids: list[TokenId] = Field(
-        [], description=f"a list of token ids from 0 to {MAX_TOKEN_ID}"
+        default_factory=list, description=f"a list of token ids from 0 to {MAX_TOKEN_ID}"
     )
     ignore_eos: bool = Field(False, description="true or false")
     priority: Annotated[RequestPriority, PlainValidator(_priority)] = Field(
@@ -208,7 +208,9 @@ class _Body(_Fields):
     prompt_cache_key: Name = Field("", description=_NAME_RULE)
     service_tier: Name = Field("", description=_NAME_RULE)
     metadata: dict[str, Any] = Field(
-        {}, max_length=MAX_METADATA_KEYS, description=f"an object of up to {MAX_METADATA_KEYS} keys"
+        default_factory=dict,
+        max_length=MAX_METADATA_KEYS,
+        description=f"an object of up to {MAX_METADATA_KEYS} keys",
     )
     store: bool = Field(False, description="true or false")
 

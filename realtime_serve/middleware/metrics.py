@@ -122,9 +122,10 @@ class _ModelFigures:
         for name, (start_s, end_s) in spans.items():
             if start_s is not None and end_s is not None:
                 self.histograms[name].observe(end_s - start_s)
-        self.histograms["inter_token_latency_seconds"].merge(
-            times.inter_token_counts, times.inter_token_sum_s
-        )
+        if times.num_tokens > 1:
+            self.histograms["inter_token_latency_seconds"].merge(
+                times.inter_token_counts, times.inter_token_sum_s
+            )
 
 
 class MetricsCollector(Middleware, Collector):

@@ -28,6 +28,8 @@ class SpecialTexts:
         self._prefixes = {text[:end] for text in breakable for end in range(1, len(text))}
         self._suffixes = {text[start:] for text in breakable for start in range(1, len(text))}
         self._max_edge = max(map(len, breakable), default=1) - 1
+        self._first_chars = frozenset(text[0] for text in breakable)
+        self._last_chars = frozenset(text[-1] for text in breakable)
         self._normalize = normalize
         if normalize is not None:
             written = filter(None, map(normalize, breakable))
@@ -68,9 +70,13 @@ class SpecialTexts:
 
     def _edge_cuts(self, text: str) -> set[int]:
         lengths = range(1, min(self._max_edge, len(text)) + 1)
-        at_end = {len(text) - n + 1 for n in lengths if text[-n:] in self._prefixes}
-        at_start = {n - 1 for n in lengths if text[:n] in self._suffixes}
-        return at_end | at_start
+        cuts: set[int] = set()
+        # Hardly ever so, and cheaper to ask than to look for each prefix and suffix.
+        if not self._first_chars.isdisjoint(text[-self._max_edge :]):
+            cuts |= {len(text) - n + 1 for n in lengths if text[-n:] in self._prefixes}
+        if not self._last_chars.isdisjoint(text[: self._max_edge]):
+            cuts |= {n - 1 for n in lengths if text[:n] in self._suffixes}
+        return cuts
 
 
 def _any_of(texts: list[str]) -> str:
