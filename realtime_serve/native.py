@@ -10,7 +10,7 @@ wake. What crosses from the inference thread to a consumer goes through a Parker
       waker.flush()        --- once --->  wakes every added parker
 
 A hub costs one wake-up a step however many streams got tokens. Everything else
-here is the native form of what patching replaces: lock, thread, socket watch.
+here is the native form of what patching replaces: lock, thread, pause.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import _thread
 import abc
 import contextlib
 import os
-import select
-import socket
 import sys
 import threading
 import time
@@ -33,14 +31,6 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 from realtime_serve._native_thread import NativeThread as NativeThread
 
 T = TypeVar("T")
-
-GEVENT_READ = 1
-GEVENT_WRITE = 2
-"""libev's EV_READ and EV_WRITE, as loop.io() takes them."""
-
-PROBE_INTERVAL_S = 0.25
-"""Where nothing can watch a socket, it is looked at this often; a look costs about a
-microsecond."""
 
 LONGEST_PARK_S = 3600.0
 """A hub with nothing but parked greenlets would think it has deadlocked: each park
@@ -132,7 +122,7 @@ class Waker(abc.ABC):
 
 def new_parker() -> Parker:
     """A parker that suits the caller: its gevent hub if it has one, else its thread."""
-    hub = _current_hub()
+    hub = current_hub()
     return ThreadParker() if hub is None else GeventParker(GeventWaker.of(hub))
 
 
@@ -289,7 +279,7 @@ class GeventParker(Parker):
             greenlet.switch()
 
 
-def _current_hub() -> Any:
+def current_hub() -> Any:
     """The gevent hub on which the caller can wait, or None.
 
     A raw OS thread of a patched process has no hub, and must not be given one.
@@ -312,7 +302,7 @@ def _on_main_thread() -> bool:
     return threading.get_native_id() == os.getpid()
 
 
-# --- work aside and sockets ---------------------------------------------------
+# --- work aside ---------------------------------------------------------------
 
 
 def spawn(function: Callable[[], object]) -> None:
@@ -321,7 +311,7 @@ def spawn(function: Callable[[], object]) -> None:
     Unlike threading.Thread this neither waits nor locks, so that a signal handler may use it.
     The process does not wait for the function's end.
     """
-    hub = _current_hub()
+    hub = current_hub()
     if hub is None:
         original("_thread", "start_new_thread")(function, ())
     else:
@@ -354,69 +344,7 @@ def run_blocking(function: Callable[..., T], *arguments: Any) -> T:
     Under gevent it runs in the hub's native thread pool; else right here. The function
     keeps the inference thread's bans: no logging, no locks that a greenlet can hold.
     """
-    hub = _current_hub()
+    hub = current_hub()
     if hub is None:
         return function(*arguments)
     return hub.threadpool.apply(function, arguments)  # type: ignore[no-any-return]
-
-
-def is_hub_socket(sock: object) -> bool:
-    """Whether this is gevent's plain socket: not encrypted, and for a hub to watch."""
-    module = sys.modules.get("gevent.socket")
-    return module is not None and type(sock) is module.socket
-
-
-class DisconnectWatch:
-    """Notices that the peer of a socket has gone, without reading a byte of it.
-
-    Under gevent the hub watches the socket and calls back within a millisecond, or within
-    PROBE_INTERVAL_S once the peer has sent more than was read. Without a hub, `gone()`
-    probes it. Linux only, for POLLRDHUP: the one sign of an end behind unread bytes.
-
-    Args:
-        sock: The client's socket, or None when the server does not show it.
-        on_gone: Called once, in the hub, when the peer has closed its side. A half-closed
-            connection counts as gone.
-    """
-
-    def __init__(self, sock: socket.socket | None, on_gone: Callable[[], None]) -> None:
-        self._sock = sock
-        self._on_gone = on_gone
-        self._loop: Any = None
-        self._watcher: Any = None
-        hub = _current_hub()
-        if sock is not None and hub is not None and sock.fileno() >= 0:
-            self._loop = hub.loop
-            self._start(self._loop.io(sock.fileno(), GEVENT_READ))
-
-    @property
-    def watched(self) -> bool:
-        """Whether a hub watches; if not, somebody has to ask `gone()`."""
-        return self._loop is not None
-
-    def gone(self) -> bool:
-        """Whether the peer has closed; costs one system call."""
-        if self._sock is None or self._sock.fileno() < 0:
-            return False
-        poll = original("select", "poll")()
-        poll.register(self._sock.fileno(), select.POLLRDHUP)  # resets come unasked
-        return bool(poll.poll(0))
-
-    def close(self) -> None:
-        """Stop watching; may be called again."""
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.stop()
-            watcher.close()
-
-    def _start(self, watcher: Any) -> None:
-        self._watcher = watcher
-        watcher.start(self._look)
-
-    def _look(self) -> None:
-        self.close()
-        if self.gone():
-            self._on_gone()
-        else:
-            # Unread bytes keep the socket readable, and its watcher would fire for ever.
-            self._start(self._loop.timer(PROBE_INTERVAL_S))

@@ -22,7 +22,8 @@ from realtime_serve._event_streams import (
     SocketStream,
     StreamDrain,
 )
-from realtime_serve.native import GEVENT_WRITE, GeventParker, GeventWaker
+from realtime_serve.disconnect import GEVENT_WRITE
+from realtime_serve.native import GeventParker, GeventWaker
 
 FINISH_TIMEOUT_S = 30.0
 """A client that has not taken the last bytes of its stream after this long is dropped."""

@@ -18,11 +18,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 from realtime_serve import _token_ring as ring_states
 from realtime_serve._event_streams import EventStream, TextTable
-from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
+from realtime_serve._token_ring import FLAG_LAST, TokenRing
 from realtime_serve.asyncio_waker import current_parker, loop_parker
 from realtime_serve.errors import (
     DeadlineExceededError,
@@ -30,49 +30,21 @@ from realtime_serve.errors import (
     RequestCancelledError,
     ServeError,
 )
+from realtime_serve.stream_decoder import StreamDecoder
 from realtime_serve.stream_feed import REASONS_BY_STATE, RING_STATES, StreamFeed
+from realtime_serve.stream_interface import Admission, EventSource
 from realtime_serve.stream_statistics import StreamStatistics
 from realtime_serve.text.detokenizer import Detokenizer
-from realtime_serve.text.stop import StopMatcher
 from realtime_serve.types import (
     FinishReason,
     InferenceRequest,
-    Loading,
     Prefilling,
-    Queued,
     StreamProgress,
     StreamToken,
     Usage,
 )
 
 T = TypeVar("T", list[StreamToken], bytes, bool)
-
-
-class Admission(Protocol):
-    """What a stream asks of the queue it waits in."""
-
-    def remove(self, handle: int) -> bool:
-        """Take a request that is not seated out of the queue."""
-
-    def kick(self) -> None:
-        """Wake the inference thread."""
-
-    def progress(self, handle: int) -> Loading | Queued | None:
-        """What a request waits for; None once it is seated."""
-
-
-class EventSource(Protocol):
-    """What takes a stream's tokens and makes events of them: EventStream or SocketStream."""
-
-    def take(self) -> bytes:
-        """Take the tokens that are ready; returns the events that the caller has to send."""
-
-    @property
-    def end_state(self) -> int:
-        """The ring's terminal state once the last token was taken; OPEN before."""
-
-    def take_starved(self) -> bool:
-        """Whether the engine has to be kicked; True once."""
 
 
 class TokenStream:
@@ -107,9 +79,8 @@ class TokenStream:
         self.queue_handle: int | None = None
         self._ring = ring
         self.feed = StreamFeed(request, ring, current_parker(), self.statistics)
-        self._detokenizer = detokenizer
+        self._decoder = StreamDecoder(detokenizer, request.sampling)
         self._text_table = text_table
-        self._stops = StopMatcher(request.sampling.stop)
         self._admission = admission
         self._unended: list[StreamToken] = []
         self._end_callbacks: list[Callable[[TokenStream], None]] = []
@@ -323,8 +294,10 @@ class TokenStream:
         records = self._ring.pop()
         if records and self._ring.take_stalled():
             self._admission.kick()
-        tokens, cut = self._to_tokens(records)
-        if cut:
+        tokens, is_cut = self._decoder.decode(records)
+        if tokens:
+            self.statistics.token_times.note(len(tokens), time.monotonic())
+        if is_cut:
             self._ask_to_end(FinishReason.STOP)
             return self._last_tokens(tokens, FinishReason.STOP)
         if state != ring_states.OPEN:
@@ -335,37 +308,15 @@ class TokenStream:
             return []
         return tokens
 
-    def _to_tokens(
-        self, records: list[tuple[int, int, float, int]]
-    ) -> tuple[list[StreamToken], bool]:
-        """Decode records up to a stop string; True if one was found."""
-        tokens: list[StreamToken] = []
-        cut = False
-        for token_id, index, _, flags in records:
-            text = "" if flags & FLAG_NO_TEXT else self._detokenizer.add(token_id)
-            num_tokens = self.statistics.num_tokens + len(tokens) + 1
-            if num_tokens > self.request.sampling.min_tokens:
-                text, matched = self._stops.feed(text)
-                cut = matched is not None
-            tokens.append(StreamToken(token_id=token_id, text=text, index=index))
-            if cut:
-                break
-        if tokens:
-            self.statistics.token_times.note(len(tokens), time.monotonic())
-        return tokens, cut
-
     def _last_tokens(self, tokens: list[StreamToken], reason: FinishReason) -> list[StreamToken]:
         """End the stream; its last token carries the reason and any text held back."""
         tokens = self._unended + tokens
         if tokens:
             last = tokens[-1]
-            tokens[-1] = replace(last, text=last.text + self._held_text(), finish_reason=reason)
+            text = last.text + self._decoder.finish()
+            tokens[-1] = replace(last, text=text, finish_reason=reason)
         self._finish(reason)
         return tokens
-
-    def _held_text(self) -> str:
-        """What was kept for a continuation; nothing after a stop string."""
-        return self._stops.feed(self._detokenizer.finish()).text + self._stops.finish()
 
     def _expire(self, now_s: float) -> bool:
         deadline_at_s = self.request.deadline_at_s

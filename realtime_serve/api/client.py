@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from werkzeug.datastructures import Headers
 
+from realtime_serve.disconnect import PROBE_INTERVAL_S, DisconnectWatch
 from realtime_serve.errors import InvalidRequestError
-from realtime_serve.native import PROBE_INTERVAL_S, DisconnectWatch
 from realtime_serve.stream import TokenStream
 
 T = TypeVar("T", bound=Sized)

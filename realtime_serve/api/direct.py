@@ -14,7 +14,7 @@ from typing import Any
 
 from flask import Flask, Response
 
-from realtime_serve.native import is_hub_socket
+from realtime_serve.disconnect import is_hub_socket
 from realtime_serve.worker_processes import is_called_by_gunicorn
 
 DIRECT_STREAMS = "REALTIME_SERVE_DIRECT_STREAMS"

@@ -33,7 +33,8 @@ from realtime_serve.api.sse import (
 )
 from realtime_serve.native import GeventParker
 from realtime_serve.socket_drain import SocketSink
-from realtime_serve.stream import EventSource, TokenStream
+from realtime_serve.stream import TokenStream
+from realtime_serve.stream_interface import EventSource
 
 logger = logging.getLogger("realtime_serve.api")
 
