@@ -213,6 +213,9 @@ cdef class SocketStream:
     def num_unsent_bytes(self):
         return chunked_output_num_unsent(&self.stream.output) + self.stream.output.num_lost
 
+    def conclude(self):
+        return chunked_output_conclude(&self.stream.output)
+
     def abort(self):
         chunked_output_abort(&self.stream.output)
 

@@ -94,11 +94,17 @@ cdef class TokenRing:
     def free_space(self):
         return token_ring_free_space(self.ring)
 
+    def reader_activity(self):
+        return token_ring_reader_activity(self.ring)
+
     def mark_stalled(self):
         return token_ring_mark_stalled(self.ring)
 
     def finish(self, int state):
         return token_ring_finish(self.ring, terminal_state(state))
+
+    def renew(self):
+        token_ring_renew(self.ring)
 
     def pop(self, Py_ssize_t max_items=TOKEN_RING_MAX_CAPACITY):
         cdef token_record chunk[CHUNK_RECORDS]

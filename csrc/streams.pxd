@@ -68,6 +68,7 @@ cdef extern from "streams/chunked_output.h" nogil:
     bint chunked_output_write(chunked_output *output, const void *bytes, size_t num_bytes)
     chunked_output_state chunked_output_flush(chunked_output *output)
     chunked_output_state chunked_output_resume(chunked_output *output)
+    bint chunked_output_conclude(chunked_output *output)
 
 cdef extern from "streams/stream_drain.h" nogil:
     const unsigned DRAIN_BLOCKED

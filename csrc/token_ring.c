@@ -28,6 +28,7 @@ struct token_ring {
     _Atomic size_t num_references;
     _Atomic int state;
     _Atomic int cancel_state;
+    _Atomic uint64_t num_renewals;
     _Atomic int64_t stalled_since_ns; /* monotonic; 0 while the producer does not wait */
     _Atomic int64_t stalled_ns;       /* in stalls that are over */
     alignas(CACHE_LINE) token_record records[];
@@ -66,6 +67,7 @@ token_ring *token_ring_new(size_t capacity)
     atomic_init(&ring->num_references, 1);
     atomic_init(&ring->state, TOKEN_OPEN);
     atomic_init(&ring->cancel_state, TOKEN_OPEN);
+    atomic_init(&ring->num_renewals, 0);
     atomic_init(&ring->stalled_since_ns, 0);
     atomic_init(&ring->stalled_ns, 0);
     return ring;
@@ -97,6 +99,12 @@ size_t token_ring_free_space(const token_ring *ring)
     uint64_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);
     uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
     return ring->capacity - (size_t)(head - tail);
+}
+
+uint64_t token_ring_reader_activity(const token_ring *ring)
+{
+    return atomic_load_explicit(&ring->tail, memory_order_relaxed) +
+           atomic_load_explicit(&ring->num_renewals, memory_order_relaxed);
 }
 
 bool token_ring_push(token_ring *ring, const token_record *record)
@@ -205,6 +213,11 @@ bool token_ring_finish(token_ring *ring, token_state state)
 token_state token_ring_state(const token_ring *ring)
 {
     return (token_state)atomic_load_explicit(&ring->state, memory_order_acquire);
+}
+
+void token_ring_renew(token_ring *ring)
+{
+    atomic_fetch_add_explicit(&ring->num_renewals, 1, memory_order_relaxed);
 }
 
 token_state token_ring_cancel_state(const token_ring *ring)

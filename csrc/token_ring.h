@@ -70,6 +70,9 @@ bool token_ring_push(token_ring *ring, const token_record *record);
 /* How many records can be pushed now; it can only grow until the next push. */
 size_t token_ring_free_space(const token_ring *ring);
 
+/* Records popped and renewals so far. Read twice alike, the reader has done nothing between. */
+uint64_t token_ring_reader_activity(const token_ring *ring);
+
 /* Says that the producer found too little room and will not look again until it is kicked.
  * Returns true if the consumer will see that: token_ring_take_stalled() is then true, once,
  * as soon as half the ring is free. Returns false, and takes the mark back, if half the ring
@@ -93,14 +96,17 @@ bool token_ring_request_cancel(token_ring *ring, token_state wish);
 
 /* ---- any thread ---- */
 
-/* Ends the stream: OPEN becomes the terminal state, and a stall is over. Whoever sees that state also sees every
- * record that the calling thread pushed before. Returns false, and changes nothing, if the
- * stream had ended already. What is pushed later may never be read. */
+/* Ends the stream: OPEN becomes the terminal state, and a stall is over. Whoever sees that
+ * state also sees every record that the calling thread pushed before. Returns false, and changes
+ * nothing, if the stream had ended already. What is pushed later may never be read. */
 bool token_ring_finish(token_ring *ring, token_state state);
 
 /* The terminal state, or TOKEN_OPEN. A consumer reads it before its last pop: a terminal
  * state followed by an empty pop is the end. */
 token_state token_ring_state(const token_ring *ring);
+
+/* Counts as activity of the reader, who is still at what was popped last. */
+void token_ring_renew(token_ring *ring);
 
 /* What was asked for by token_ring_request_cancel(), or TOKEN_OPEN. */
 token_state token_ring_cancel_state(const token_ring *ring);

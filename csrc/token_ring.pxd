@@ -1,5 +1,5 @@
 # Declarations of token_ring.h; the header says what each function promises.
-from libc.stdint cimport int32_t, int64_t, uint16_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint64_t
 
 cdef extern from "token_ring.h" nogil:
     const size_t TOKEN_RING_MAX_CAPACITY
@@ -29,6 +29,7 @@ cdef extern from "token_ring.h" nogil:
 
     bint token_ring_push(token_ring *ring, const token_record *record)
     size_t token_ring_free_space(const token_ring *ring)
+    uint64_t token_ring_reader_activity(const token_ring *ring)
     bint token_ring_mark_stalled(token_ring *ring)
 
     size_t token_ring_pop(token_ring *ring, token_record *records, size_t max_records)
@@ -37,6 +38,7 @@ cdef extern from "token_ring.h" nogil:
 
     bint token_ring_finish(token_ring *ring, token_state state)
     token_state token_ring_state(const token_ring *ring)
+    void token_ring_renew(token_ring *ring)
     token_state token_ring_cancel_state(const token_ring *ring)
     size_t token_ring_length(const token_ring *ring)
     bint token_ring_is_stalled(const token_ring *ring)

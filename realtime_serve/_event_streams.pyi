@@ -207,6 +207,14 @@ class SocketStream:
     def num_unsent_bytes(self) -> int:
         """Bytes that it has yet to take, or never took before the connection ended."""
 
+    def conclude(self) -> bool:
+        """End the answer, and the connection, without waiting for a client that takes nothing.
+
+        Returns:
+            Whether the kernel took all that was unsent and the last chunk, past the bound: a
+            client that reads one day then sees the whole end. If not, the answer is cut off.
+        """
+
     def abort(self) -> None:
         """Shut the connection down and drop what is unsent: the answer ends here, unfinished."""
 

@@ -86,6 +86,12 @@ class TokenRing:
     def free_space(self) -> int:
         """How many records can be pushed now; only grows until the next push. Producer only."""
 
+    def reader_activity(self) -> int:
+        """Records popped and renewals so far. Producer only.
+
+        Read twice alike, the reader has done nothing between.
+        """
+
     def mark_stalled(self) -> bool:
         """Say that the producer will not look again until it is kicked. Producer only.
 
@@ -111,6 +117,9 @@ class TokenRing:
         Raises:
             ValueError: Not a terminal state.
         """
+
+    def renew(self) -> None:
+        """Count as activity of the reader, who is still at what was popped last. Any thread."""
 
     def pop(self, max_items: int = ...) -> list[TokenRecord]:
         """Take the records that are ready, oldest first. Consumer only.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from realtime_serve.native import current_hub, original
+from realtime_serve.types import HalfClose
 
 GEVENT_READ = 1
 GEVENT_WRITE = 2
@@ -34,13 +35,22 @@ class DisconnectWatch:
 
     Args:
         sock: The client's socket, or None when the server does not show it.
-        on_gone: Called once, in the hub, when the peer has closed its side. A half-closed
-            connection counts as gone.
+        on_gone: Called once, in the hub, when the peer has gone.
+        half_close: Whether a peer that has shut down its sending side has gone ("cancel"), or
+            only one whose connection has failed ("finish"). A peer that has closed everything
+            looks like the former until something is sent to it.
     """
 
-    def __init__(self, sock: socket.socket | None, on_gone: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket | None,
+        on_gone: Callable[[], None],
+        half_close: HalfClose = "cancel",
+    ) -> None:
         self._sock = sock
         self._on_gone = on_gone
+        # Failures come unasked.
+        self._signs = select.POLLRDHUP if half_close == "cancel" else 0
         self._loop: Any = None
         self._watcher: Any = None
         hub = current_hub()
@@ -54,11 +64,11 @@ class DisconnectWatch:
         return self._loop is not None
 
     def gone(self) -> bool:
-        """Whether the peer has closed; costs one system call."""
+        """Whether the peer has gone; costs one system call."""
         if self._sock is None or self._sock.fileno() < 0:
             return False
         poll = original("select", "poll")()
-        poll.register(self._sock.fileno(), select.POLLRDHUP)  # resets come unasked
+        poll.register(self._sock.fileno(), self._signs)
         return bool(poll.poll(0))
 
     def close(self) -> None:
@@ -77,5 +87,5 @@ class DisconnectWatch:
         if self.gone():
             self._on_gone()
         else:
-            # Unread bytes keep the socket readable, and its watcher would fire for ever.
+            # Unread bytes, or their end, keep the socket readable: its watcher would fire for ever.
             self._start(self._loop.timer(PROBE_INTERVAL_S))

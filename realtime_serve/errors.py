@@ -135,6 +135,20 @@ class RequestCancelledError(ServeError):
     default_code = "cancelled"
 
 
+class StalledReaderError(ServeError):
+    """Whoever reads the stream did not keep up: too long, or at all where the policy is to drop.
+
+    The status is for the log: by then the answer has begun.
+    """
+
+    status = 408
+    type = "timeout_error"
+    default_code = "stalled_reader"
+
+    def __init__(self) -> None:
+        super().__init__("The stream's reader did not keep up. Read faster, or ask for less.")
+
+
 # --- ours, and passing --------------------------------------------------------
 
 

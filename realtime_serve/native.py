@@ -305,6 +305,14 @@ def _on_main_thread() -> bool:
 # --- work aside ---------------------------------------------------------------
 
 
+def spawn_thread(function: Callable[[], object]) -> None:
+    """Have a function called in a native thread, in a patched process, too.
+
+    It keeps the inference thread's bans. The process does not wait for its end.
+    """
+    original("_thread", "start_new_thread")(function, ())
+
+
 def spawn(function: Callable[[], object]) -> None:
     """Have a function called soon: in a greenlet of the caller's hub or, without one, a thread.
 
@@ -313,7 +321,7 @@ def spawn(function: Callable[[], object]) -> None:
     """
     hub = current_hub()
     if hub is None:
-        original("_thread", "start_new_thread")(function, ())
+        spawn_thread(function)
     else:
         sys.modules["gevent"].spawn(function)
 
@@ -324,7 +332,7 @@ def spawn_later(seconds: float, function: Callable[[], object]) -> bool:
     Returns:
         False if the caller has no hub: then nothing will be called.
     """
-    if _current_hub() is None:
+    if current_hub() is None:
         return False
     sys.modules["gevent"].spawn_later(seconds, function)
     return True

@@ -15,6 +15,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from realtime_serve.asyncio_server import AsyncioServer
@@ -207,10 +208,18 @@ class InferenceServer(AsyncioServer):
         """
         self._require_no_fork()
         self.log_notices()
-        stream = self.registry.resolve(request.model).submit(request)
+        stream = self.registry.resolve(request.model).submit(self._bounded(request))
         self.streams.add(stream)
         self._drain.cut_if_over(stream)
         return stream
+
+    def _bounded(self, request: InferenceRequest) -> InferenceRequest:
+        """The request, with a deadline no later than the configured one."""
+        timeout_s = self.config.stream_timeout_s
+        if timeout_s is None:
+            return request
+        deadlines = (request.deadline_at_s, time.monotonic() + timeout_s)
+        return replace(request, deadline_at_s=min(at_s for at_s in deadlines if at_s is not None))
 
     def generate(
         self,

@@ -11,7 +11,6 @@ everything here belongs to the hub's thread, but for what the C drain does witho
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,10 +22,10 @@ from realtime_serve._event_streams import (
     StreamDrain,
 )
 from realtime_serve.disconnect import GEVENT_WRITE
+from realtime_serve.errors import StalledReaderError
 from realtime_serve.native import GeventParker, GeventWaker
-
-FINISH_TIMEOUT_S = 30.0
-"""A client that has not taken the last bytes of its stream after this long is dropped."""
+from realtime_serve.stall_clock import Pace, StallClock, num_taken_bytes
+from realtime_serve.stream_interface import SentStream
 
 
 class HubDrain:
@@ -71,10 +70,12 @@ class SocketSink:
         parker: Where the stream's greenlet waits.
         events: What to drain; None if all events are written.
         fd: The client's socket, of which it makes a duplicate.
-        on_gone: Called when the client has gone, perhaps more than once.
+        stream: What is told that its client has gone, or is slow, or is given up.
+        stall_timeout_s: A client that takes nothing for this long is given up; None never.
 
     Attributes:
         source: What sends, and counts what it has sent.
+        is_stalled: Whether the client was given up.
 
     Raises:
         OSError: The descriptor cannot be duplicated.
@@ -85,13 +86,16 @@ class SocketSink:
         parker: GeventParker,
         events: EventStream | None,
         fd: int,
-        on_gone: Callable[[], None],
+        stream: SentStream,
+        stall_timeout_s: float | None,
     ) -> None:
         self.parker = parker
         self.source = SocketStream(events, fd)
-        self._on_gone = on_gone
+        self.is_stalled = False
+        self._stream = stream
+        self._clock = None if stall_timeout_s is None else StallClock(stall_timeout_s)
         self._drain = HubDrain.of(parker.waker)
-        self._watcher: Any = None
+        self._watchers: list[Any] = []
         if events is not None:
             self._drain.add(self.source, self)
             parker.is_left_to_work = True
@@ -136,13 +140,18 @@ class SocketSink:
         self.attend()
 
     def finish(self, data: bytes) -> None:
-        """Send the last chunk and wait until the client has taken everything, or is dropped."""
+        """Send the last chunk and wait until the client has taken everything, or is given up.
+
+        A client that is given up has the rest of its answer in the kernel, if that takes it, for
+        as long as the kernel keeps it; the connection ends there.
+        """
         self._leave_drain()
         self.source.write(data)
         self._watch_if_blocked()
-        give_up_at_s = time.monotonic() + FINISH_TIMEOUT_S
-        while self.source.is_blocked and time.monotonic() < give_up_at_s:
-            self.parker.park(give_up_at_s - time.monotonic())
+        while self.source.is_blocked and not self.is_stalled:
+            self.parker.park()
+        if self.is_stalled:
+            self.source.conclude()
 
     def close(self) -> None:
         """Let go of the socket. May be called again."""
@@ -153,7 +162,7 @@ class SocketSink:
     def attend(self) -> bool:
         """See to what needs no greenlet; returns whether something else does."""
         if self.source.is_dead:
-            self._on_gone()
+            self._stream.cancel()
         self._watch_if_blocked()
         attention = self.source.attention
         if attention & ATTENTION_AGAIN:
@@ -161,9 +170,18 @@ class SocketSink:
         return attention & ~(ATTENTION_BLOCKED | ATTENTION_AGAIN) != 0
 
     def _watch_if_blocked(self) -> None:
-        if self.source.is_blocked and self._watcher is None:
-            self._watcher = self.parker.waker.loop.io(self.source.fileno(), GEVENT_WRITE)
-            self._watcher.start(self._go_on)
+        if not self.source.is_blocked or self._watchers or self.is_stalled:
+            return
+        loop = self.parker.waker.loop
+        writable = loop.io(self.source.fileno(), GEVENT_WRITE)
+        self._watchers.append(writable)
+        writable.start(self._go_on)
+        if self._clock is not None:
+            self._clock.start(num_taken_bytes(self.source.fileno()), time.monotonic())
+            interval_s = self._clock.interval_s
+            timer = loop.timer(interval_s, repeat=interval_s)
+            self._watchers.append(timer)
+            timer.start(self._look, self._clock)
 
     def _go_on(self) -> None:
         self.source.resume()
@@ -171,9 +189,19 @@ class SocketSink:
             self._stop_watching()
             self.parker.unpark()
 
+    def _look(self, clock: StallClock) -> None:
+        match clock.read(num_taken_bytes(self.source.fileno()), time.monotonic()):
+            case Pace.TAKING:
+                self._stream.renew_lease()
+            case Pace.STALLED:
+                self.is_stalled = True
+                self._stop_watching()
+                self._stream.cancel(StalledReaderError())
+                self.parker.unpark()
+
     def _stop_watching(self) -> None:
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
             watcher.stop()
             watcher.close()
 

@@ -9,7 +9,8 @@ know the stream, so a stream that its consumer forgets is collected and thereby 
 
 A stream ends once. The engine ends it through the ring's terminal state; the
 consumer ends it by a stop string, a deadline or close(), which ask the engine to
-give the seat back and do not wait for it.
+give the seat back and do not wait for it. A reader that does nothing while its ring
+is full loses the seat, and finds the reason when it comes back.
 """
 
 from __future__ import annotations
@@ -248,9 +249,8 @@ class TokenStream:
         """Call `take`, unless the stream has ended or that ends it."""
         if self.ended:
             return nothing
-        if self._ring.cancel_state == ring_states.CANCELLED:
-            is_cut = self.feed.error is not None
-            self._finish(FinishReason.ERROR if is_cut else FinishReason.CANCELLED)
+        if ring_states.CANCELLED in (self._ring.cancel_state, self._ring.state):
+            self._finish_cut()
             return nothing
         try:
             return take()
@@ -268,14 +268,20 @@ class TokenStream:
         """End the stream; what is not finished is cancelled. May be called again."""
         if not self.ended:
             self._ask_to_end(FinishReason.CANCELLED)
-            self._finish(FinishReason.CANCELLED)
+            self._finish_cut()
+
+    def renew_lease(self) -> None:
+        """Tell the engine that the reader is still at what it was given last. Any thread."""
+        self._ring.renew()
 
     def cancel(self, error: ServeError | None = None) -> None:
         """Have the stream end as cancelled, or with an error of its own, and wake its reader.
 
         It ends at the reader's next look; unlike close(), any thread and any callback of the
-        hub may call this.
+        hub may call this. One that has ended stays as it is.
         """
+        if self.ended:
+            return
         if error is not None:
             self.feed.error = error
         self._ask_to_end(FinishReason.CANCELLED)
@@ -341,6 +347,11 @@ class TokenStream:
         self.feed.error = EngineError("The answer could not be decoded.")
         self.feed.error.__cause__ = cause
         self._finish(FinishReason.ERROR)
+
+    def _finish_cut(self) -> None:
+        """End without what the ring still holds: as cancelled, or with the cut's own error."""
+        is_error = self.feed.error is not None
+        self._finish(FinishReason.ERROR if is_error else FinishReason.CANCELLED)
 
     def _finish(self, reason: FinishReason) -> None:
         self.finish_reason = reason

@@ -1,9 +1,10 @@
-"""What a stream's consumer sees of its neighbours: the queue, and what makes its events."""
+"""What a stream and its neighbours see of each other: its queue, its events, who sends them."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+from realtime_serve.errors import ServeError
 from realtime_serve.types import Loading, Queued
 
 
@@ -32,3 +33,13 @@ class EventSource(Protocol):
 
     def take_starved(self) -> bool:
         """Whether the engine has to be kicked; True once."""
+
+
+class SentStream(Protocol):
+    """What the sender of a stream's events tells the stream."""
+
+    def renew_lease(self) -> None:
+        """The client is slow, but takes what it is sent. Any thread."""
+
+    def cancel(self, error: ServeError | None = None) -> None:
+        """The client has gone or, with an error, is given up. May be called again. Any thread."""

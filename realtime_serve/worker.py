@@ -185,23 +185,20 @@ class InferenceThread:
             raise _LoadCancelledError
 
     def _serve(self, engine: Engine) -> None:
-        stalled = False
+        wait_s = None
         while not self._stopping:
-            can_compute = engine.num_sequences > 0 and not stalled
-            wait_s = 0.0 if can_compute else self._patience_s()
             for feed in self._batch.take(engine.free_slots, wait_s):
                 self._admit(engine, feed)
             if engine.num_sequences > 0 and not self._stopping:
-                stalled = self._step(engine)
+                wait_s = self._patience_s(self._step(engine))
 
-    def _patience_s(self) -> float | None:
-        """How long nothing can change but by a kick: until the first deadline passes."""
-        deadlines = [
-            feed.request.deadline_at_s
-            for feed in self._seated.values()
-            if feed.request.deadline_at_s is not None
-        ]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+    def _patience_s(self, output: StepOutput) -> float | None:
+        """How long nothing can change but by a kick: until the first deadline, or lapse."""
+        if self._seated and not output.stalled:
+            return 0.0
+        deadlines = [feed.request.deadline_at_s for feed in self._seated.values()]
+        instants = [at_s for at_s in (*deadlines, output.next_lapse_at_s) if at_s is not None]
+        return max(0.0, min(instants) - time.monotonic()) if instants else None
 
     def _admit(self, engine: Engine, feed: StreamFeed) -> None:
         """Seat a request, or end it with the reason; nobody else pays for its mistake."""
@@ -222,8 +219,8 @@ class InferenceThread:
         self.notices.append(f"a request failed: {type(error).__name__}: {error}")
         return EngineError("The model failed on this request.")
 
-    def _step(self, engine: Engine) -> bool:
-        """Run one step and deliver it; True if no sequence could move."""
+    def _step(self, engine: Engine) -> StepOutput:
+        """Run one step and deliver it."""
         start_s = time.monotonic()
         output = engine.step(start_s)
         self._note_prompts(output, start_s)
@@ -232,7 +229,7 @@ class InferenceThread:
             touched[finished.request_id] = self._finish(finished)
         self.stats = engine.stats()
         _wake(touched.values())
-        return output.stalled
+        return output
 
     def _note_prompts(self, output: StepOutput, start_s: float) -> None:
         """Let the streams' readers know how far their prompts are."""

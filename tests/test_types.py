@@ -92,7 +92,9 @@ def test_text_that_the_environment_cannot_hold_is_refused(
 
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, -math.inf, 10**400])
-@pytest.mark.parametrize("name", ["keep_alive_s", "rate_limit_rpm"])
+@pytest.mark.parametrize(
+    "name", ["keep_alive_s", "rate_limit_rpm", "stall_timeout_s", "stream_timeout_s"]
+)
 def test_durations_and_rates_are_positive_and_finite(name: str, value: float) -> None:
     assert refused_field(ServerConfig, **{name: value}) == name
 
@@ -224,6 +226,8 @@ def test_every_setting_reaches_the_part_that_reads_it() -> None:
         "num_speculative_tokens": 3,
         "max_queue_depth": 4,
         "ring_capacity": 8,
+        "slow_reader_policy": "drop",
+        "stall_timeout_s": 9.0,
     }
     config = ServerConfig(model="p", served_model_name="n", **settings)
     parts = dataclasses.asdict(config.model_config()) | dataclasses.asdict(config.batch_config())

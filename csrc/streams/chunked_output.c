@@ -8,6 +8,7 @@
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -15,6 +16,7 @@
 
 #define LINE_END "\r\n"
 #define LINE_END_BYTES 2
+#define LAST_CHUNK "0\r\n\r\n"
 #define MAX_HEAD_BYTES (2 * sizeof(size_t) + LINE_END_BYTES)
 
 /* The socket is writable again when half of this is still to be sent. Without it the kernel
@@ -25,14 +27,21 @@
  * far away, as much as the bound may be in flight although it reads at once. */
 #define RESUME_BYTES ((size_t)8 * 1024)
 
+#define SYSTEMS_DEFAULT 0
+
+/* Not for Unix sockets, whose queue is short anyway. */
+static void set_writable_below(const chunked_output *output, int num_bytes)
+{
+    (void)setsockopt(output->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &num_bytes, sizeof num_bytes);
+}
+
 bool chunked_output_open(chunked_output *output, int fd)
 {
     *output = (chunked_output){.state = CHUNKED_OUTPUT_READY};
     output->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (output->fd < 0)
         return false;
-    int bytes = WRITABLE_BELOW_BYTES; /* not for Unix sockets, whose queue is short anyway */
-    (void)setsockopt(output->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes, sizeof bytes);
+    set_writable_below(output, WRITABLE_BELOW_BYTES);
     return true;
 }
 
@@ -56,8 +65,7 @@ void chunked_output_close(chunked_output *output)
         return;
     if (chunked_output_num_unsent(output) > 0)
         chunked_output_abort(output);
-    int none = 0; /* the system's default, for the connection's next answers */
-    (void)setsockopt(output->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &none, sizeof none);
+    set_writable_below(output, SYSTEMS_DEFAULT); /* for the connection's next answers */
     close(output->fd);
     output->fd = -1;
     output->state = CHUNKED_OUTPUT_DEAD;
@@ -183,4 +191,20 @@ chunked_output_state chunked_output_resume(chunked_output *output)
             output->num_allowed = RESUME_BYTES;
     }
     return chunked_output_flush(output);
+}
+
+/* ---- the end of a client that takes nothing ---- */
+
+bool chunked_output_conclude(chunked_output *output)
+{
+    bool is_taken = false;
+    if (output->state != CHUNKED_OUTPUT_DEAD &&
+        byte_buffer_append(&output->bytes, LAST_CHUNK, sizeof LAST_CHUNK - 1)) {
+        set_writable_below(output, SYSTEMS_DEFAULT); /* or the kernel would refuse more */
+        output->num_allowed = SIZE_MAX;
+        output->state = CHUNKED_OUTPUT_READY;
+        is_taken = chunked_output_flush(output) == CHUNKED_OUTPUT_READY;
+    }
+    chunked_output_abort(output); /* what the kernel has taken stays on its way */
+    return is_taken;
 }

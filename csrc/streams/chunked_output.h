@@ -74,4 +74,9 @@ chunked_output_state chunked_output_flush(chunked_output *output);
 /* Goes on after the descriptor became writable. */
 chunked_output_state chunked_output_resume(chunked_output *output);
 
+/* Ends the answer, and the connection, without waiting: gives the kernel all that is unsent and
+ * the last, empty chunk, past the bound. A client that reads one day then sees the whole end.
+ * Returns false if the kernel does not take it all; then the answer is cut off. */
+bool chunked_output_conclude(chunked_output *output);
+
 #endif

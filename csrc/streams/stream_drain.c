@@ -27,7 +27,8 @@ static void note_attention(drained_stream *stream)
     stream->attention = 0;
     if (events->end != TOKEN_OPEN)
         stream->attention |= DRAIN_ENDED;
-    if (token_ring_cancel_state(events->ring) != TOKEN_OPEN)
+    if (token_ring_cancel_state(events->ring) != TOKEN_OPEN ||
+        token_ring_state(events->ring) == TOKEN_CANCELLED)
         stream->attention |= DRAIN_CANCELLED;
     if (events->producer_waits)
         stream->attention |= DRAIN_STARVED;

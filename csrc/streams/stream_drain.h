@@ -13,7 +13,7 @@
 
 enum drain_attention {
     DRAIN_ENDED = 1u,     /* its last event has been taken, whether or not it has been sent */
-    DRAIN_CANCELLED = 2u, /* somebody has asked for its end */
+    DRAIN_CANCELLED = 2u, /* somebody has asked for its end, or cut it */
     DRAIN_BLOCKED = 4u,   /* its client does not keep up */
     DRAIN_DEAD = 8u,      /* its client is gone */
     DRAIN_STARVED = 16u,  /* the engine wants to be kicked */

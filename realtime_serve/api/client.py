@@ -13,6 +13,7 @@ from werkzeug.datastructures import Headers
 from realtime_serve.disconnect import PROBE_INTERVAL_S, DisconnectWatch
 from realtime_serve.errors import InvalidRequestError
 from realtime_serve.stream import TokenStream
+from realtime_serve.types import HalfClose
 
 T = TypeVar("T", bound=Sized)
 
@@ -70,6 +71,7 @@ def read_while_connected(
     stream: TokenStream,
     environ: Mapping[str, Any],
     idle_s: float,
+    half_close: HalfClose,
     read: Callable[[float], T],
 ) -> Iterator[T]:
     """Read a stream until it ends; cancel it as soon as its client has gone.
@@ -78,13 +80,14 @@ def read_while_connected(
         stream: What to read; closed at the end.
         environ: The request's WSGI environment.
         idle_s: Something empty is yielded after this long without a token.
+        half_close: See DisconnectWatch.
         read: Waits for what is ready, at most as many seconds as it is told; returns
             something empty if there is nothing.
 
     Yields:
         What was read; never empty but for idleness.
     """
-    watch = DisconnectWatch(client_socket(environ), stream.cancel)
+    watch = DisconnectWatch(client_socket(environ), stream.cancel, half_close)
     quiet_since_s = time.monotonic()
     try:
         while not stream.ended:

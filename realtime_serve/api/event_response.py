@@ -20,7 +20,7 @@ from flask import Response, request
 from flask.globals import app_ctx
 
 from realtime_serve._event_streams import EventStream
-from realtime_serve.api.client import read_while_connected
+from realtime_serve.api.client import client_socket, read_while_connected
 from realtime_serve.api.direct import direct_socket
 from realtime_serve.api.hooks import current_context
 from realtime_serve.api.sse import (
@@ -32,9 +32,11 @@ from realtime_serve.api.sse import (
     progress_comment,
 )
 from realtime_serve.native import GeventParker
+from realtime_serve.send_watch import SendWatch
 from realtime_serve.socket_drain import SocketSink
 from realtime_serve.stream import TokenStream
 from realtime_serve.stream_interface import EventSource
+from realtime_serve.types import ServerConfig
 
 logger = logging.getLogger("realtime_serve.api")
 
@@ -44,19 +46,22 @@ STREAM_HEADERS = {
 }
 
 
-def event_response(stream: TokenStream, writer: ChunkWriter, keep_alive_s: float) -> Response:
+def event_response(
+    stream: TokenStream, writer: ChunkWriter, config: ServerConfig, sends: SendWatch
+) -> Response:
     """Answer with the events of a stream.
 
     Args:
         stream: What to send; closed at the end.
         writer: Formats the events.
-        keep_alive_s: A comment that says what is waited for is sent after this long without a
-            token.
+        config: What becomes of clients that are slow or silent: keep_alive_s, stall_timeout_s and
+            half_close.
+        sends: Watches what goes through the WSGI server.
 
     Returns:
         The answer to the request that is being handled.
     """
-    delivery = _Delivery(stream, writer, dict(request.environ), keep_alive_s)
+    delivery = _Delivery(stream, writer, dict(request.environ), config, sends)
     response = _EventResponse(delivery)
     response.call_on_close(stream.close)  # also when the body is never iterated, as for HEAD
     return response
@@ -87,7 +92,8 @@ class _Delivery:
         stream: What to send.
         writer: Formats its events.
         environ: The request's WSGI environment.
-        keep_alive_s: As for event_response.
+        config: As for event_response.
+        sends: As for event_response.
 
     Attributes:
         socket: Where the chunks may go directly, or None; to be set before the first piece.
@@ -98,13 +104,15 @@ class _Delivery:
         stream: TokenStream,
         writer: ChunkWriter,
         environ: Mapping[str, Any],
-        keep_alive_s: float,
+        config: ServerConfig,
+        sends: SendWatch,
     ) -> None:
         self.socket: socket.socket | None = None
         self._stream = stream
         self._writer = writer
         self._environ = environ
-        self._keep_alive_s = keep_alive_s
+        self._config = config
+        self._sends = sends
         self._context = current_context()
         self._failure: Exception | None = None
 
@@ -123,8 +131,8 @@ class _Delivery:
         events = self._stream.new_events(*self._writer.frame)
         sink = self._open_sink(events)
         if sink is None:
-            yield from self._events(self._reader(events))
-            yield self._ending()
+            with self._sends.open(client_socket(self._environ), self._stream) as sends:
+                yield from sends.through(self._answer(self._reader(events)))
             return
         with sink:
             for piece in self._events(self._reader(None if events is None else sink)):
@@ -132,12 +140,18 @@ class _Delivery:
                 self._stream.wait_until(sink.is_clear)
             sink.finish(self._ending())
 
+    def _answer(self, read: Callable[[float], bytes]) -> Generator[bytes, None, None]:
+        yield from self._events(read)
+        yield self._ending()
+
     def _open_sink(self, events: EventStream | None) -> SocketSink | None:
         parker = self._stream.feed.parker
         if self.socket is None or not isinstance(parker, GeventParker):
             return None
         try:
-            sink = SocketSink(parker, events, self.socket.fileno(), self._stream.cancel)
+            sink = SocketSink(
+                parker, events, self.socket.fileno(), self._stream, self._config.stall_timeout_s
+            )
         except OSError:  # no descriptor left: the server's own will do
             return None
         self._stream.statistics.socket = sink.source
@@ -153,7 +167,13 @@ class _Delivery:
 
     def _events(self, read: Callable[[float], bytes]) -> Iterator[bytes]:
         try:
-            reads = read_while_connected(self._stream, self._environ, self._keep_alive_s, read)
+            reads = read_while_connected(
+                self._stream,
+                self._environ,
+                self._config.keep_alive_s,
+                self._config.half_close,
+                read,
+            )
             for events in reads:
                 yield events or progress_comment(self._stream.progress)
         except Exception as error:  # the status is out: an event has to say it

@@ -39,10 +39,11 @@ from realtime_serve.api.responses import (
 )
 from realtime_serve.api.sse import ChatChunkWriter, CompletionChunkWriter
 from realtime_serve.model import Model
+from realtime_serve.send_watch import SendWatch
 from realtime_serve.server import InferenceServer, new_request_id, to_response
 from realtime_serve.stream import TokenStream
 from realtime_serve.stream_statistics import StreamStatistics
-from realtime_serve.types import InferenceRequest
+from realtime_serve.types import HalfClose, InferenceRequest
 
 logger = logging.getLogger("realtime_serve.api")
 
@@ -72,6 +73,8 @@ def openai_blueprint(server: InferenceServer, name: str) -> Blueprint:
         The blueprint; the middleware chain is not part of it yet.
     """
     blueprint = Blueprint(f"{name}_openai", __name__)
+    config = server.config
+    sends = SendWatch(config.stall_timeout_s)
 
     @blueprint.post("/v1/chat/completions", provide_automatic_options=False)
     def chat_completions() -> Response:
@@ -79,8 +82,8 @@ def openai_blueprint(server: InferenceServer, name: str) -> Blueprint:
         stream = _submit(server, call, lambda model: server.encode_chat(model, call.messages))
         if call.stream:
             writer = ChatChunkWriter(chat_head(**_head(call, stream)))
-            return event_response(stream, writer, server.config.keep_alive_s)
-        return _answer(stream, chat_completion)
+            return event_response(stream, writer, config, sends)
+        return _answer(stream, chat_completion, config.half_close)
 
     @blueprint.post("/v1/completions", provide_automatic_options=False)
     def completions() -> Response:
@@ -88,8 +91,8 @@ def openai_blueprint(server: InferenceServer, name: str) -> Blueprint:
         stream = _submit(server, call, lambda model: server.encode_prompt(model, call.prompt))
         if call.stream:
             writer = CompletionChunkWriter(completion_head(**_head(call, stream)))
-            return event_response(stream, writer, server.config.keep_alive_s)
-        return _answer(stream, text_completion)
+            return event_response(stream, writer, config, sends)
+        return _answer(stream, text_completion, config.half_close)
 
     @blueprint.delete("/v1/requests/<path:given_id>", provide_automatic_options=False)
     def cancel(given_id: str) -> Response:
@@ -182,8 +185,10 @@ def _head(call: GenerationCall, stream: TokenStream) -> dict[str, Any]:
 # --- whole answers ------------------------------------------------------------
 
 
-def _answer(stream: TokenStream, render: Callable[..., dict[str, Any]]) -> Response:
-    reads = read_while_connected(stream, request.environ, IDLE_S, stream.read)
+def _answer(
+    stream: TokenStream, render: Callable[..., dict[str, Any]], half_close: HalfClose
+) -> Response:
+    reads = read_while_connected(stream, request.environ, IDLE_S, half_close, stream.read)
     tokens = [token for ready in reads for token in ready]
     stream.raise_for_error()
     response = json_response(render(to_response(stream, tokens), created=int(time.time())))

@@ -26,9 +26,10 @@ from realtime_serve.engine.runner import (
     SamplingRow,
     ScheduledRows,
 )
-from realtime_serve.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
+from realtime_serve.engine.scheduler import Scheduler
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
 from realtime_serve.engine.speculation import Speculation, accepted_run
+from realtime_serve.engine.step_plan import ScheduledSequence, SchedulerOutput
 from realtime_serve.errors import (
     ContextLengthExceededError,
     EngineError,
@@ -55,7 +56,7 @@ class LLMEngine:
     Args:
         runner: The network; the engine makes its KV cache.
         eos_token_ids: Tokens that end a sequence, unless its request ignores them.
-        batch: Seats, token budget and guesses.
+        batch: Seats, token budget, guesses and what becomes of readers that do not read.
         kv_cache_limit: Most memory for keys and values.
         max_model_len: Longest prompt plus output in tokens, at most the model's own.
         enable_prefix_caching: Whether prompts that begin alike share what was computed.
@@ -105,6 +106,7 @@ class LLMEngine:
             prefix_cache=self._prefix_cache,
             prefill_budget=None if clock is None else _prefill_budget(batch),
             speculation=self._speculation,
+            reader_lease_s=batch.reader_lease_s,
         )
         self._clock = clock
         self._num_added = 0
@@ -283,6 +285,7 @@ class LLMEngine:
             finished=tuple(_finished(sequence) for sequence in [*plan.dropped, *ended]),
             num_scheduled_tokens=sum(work.num_rows for work in plan.scheduled),
             stalled=not scheduled and self.num_sequences > 0,
+            next_lapse_at_s=plan.next_lapse_at_s,
         )
 
 

@@ -49,7 +49,8 @@ class Finished:
         reason: Why it ended.
         num_prompt_tokens: Tokens of its prompt.
         num_generated_tokens: Tokens generated for it, a final stop token included.
-        error: What failed, if the reason is ERROR; None otherwise.
+        error: What failed, if the reason is ERROR; why it was cancelled, if nobody asked for
+            it; None otherwise.
     """
 
     request_id: str
@@ -70,7 +71,9 @@ class StepOutput:
         finished: Requests that ended, each exactly once in the engine's life.
         num_scheduled_tokens: Tokens computed in this step, guesses included.
         stalled: Requests are seated, but none of them can move before a reader makes room
-            in a full ring, or somebody cancels, or a request is added.
+            in a full ring, or somebody cancels, or a request is added, or a deadline passes.
+        next_lapse_at_s: When another step is due in any case, since a request ends then whose
+            reader does nothing; None if there is none.
     """
 
     started: tuple[Started, ...]
@@ -79,6 +82,7 @@ class StepOutput:
     num_scheduled_tokens: int
     stalled: bool
     prefilling: tuple[PromptProgress, ...] = ()
+    next_lapse_at_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

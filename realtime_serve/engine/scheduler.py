@@ -4,8 +4,9 @@ Every sequence has computed tokens that must catch up with its tokens, within on
 budget a step. A sequence one token behind decodes; one further behind has a prompt to
 compute, or lost its blocks. Nothing else tells the two apart.
 
-    schedule: drop the ended ─▶ pause or resume by ring room ─▶ give running sequences the
-              blocks they need ─▶ share the budget, admitting newcomers on the way
+    schedule: drop the ended ─▶ pause or resume by ring room ─▶ drop those whose readers do
+              nothing ─▶ give running sequences the blocks they need ─▶ share the budget,
+              admitting newcomers on the way
 
 Order. Rank is (class, arrival); the best goes first everywhere. Seats never exceed the
 token budget, and each decoding sequence needs one token. So all of them always fit, and
@@ -26,16 +27,17 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import NamedTuple
 
 from realtime_serve import _token_ring
-from realtime_serve.engine.allotment import Admission, Allotment, BlockCopy
+from realtime_serve.engine.allotment import Admission, Allotment
 from realtime_serve.engine.kv_cache import BlockPool
 from realtime_serve.engine.prefill_budget import PrefillBudget
 from realtime_serve.engine.prefix_cache import PrefixCache
+from realtime_serve.engine.reader_leases import ReaderLeases
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
 from realtime_serve.engine.speculation import Speculation
-from realtime_serve.errors import ServeError
+from realtime_serve.engine.step_plan import ScheduledSequence, SchedulerOutput
+from realtime_serve.errors import ServeError, StalledReaderError
 from realtime_serve.types import FinishReason
 
 CANCEL_REASONS = {
@@ -44,55 +46,8 @@ CANCEL_REASONS = {
     _token_ring.DEADLINE: FinishReason.DEADLINE,
 }
 
-
-class ScheduledSequence(NamedTuple):
-    """What one sequence computes in a step.
-
-    Args:
-        sequence: Which one.
-        num_tokens: How many of its pending tokens.
-        wants_logits: Whether they are all of them, so that the next token can be chosen.
-        draft_token_ids: Guesses of what comes after them, to be verified; if there are some,
-            its logits are wanted.
-    """
-
-    sequence: Sequence
-    num_tokens: int
-    wants_logits: bool
-    draft_token_ids: Tokens[int] = ()
-
-    @property
-    def num_rows(self) -> int:
-        """Tokens to compute, guesses included."""
-        return self.num_tokens + len(self.draft_token_ids)
-
-    @property
-    def num_samples(self) -> int:
-        """Tokens to choose: after the last of its own tokens and after each guess."""
-        return self.wants_logits + len(self.draft_token_ids)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SchedulerOutput:
-    """One step's work.
-
-    Args:
-        scheduled: What to compute.
-        num_decoding: How many of them were one token behind.
-        num_draft_tokens: Guesses for these.
-        num_prompt_tokens: Tokens of the others.
-        block_copies: Blocks to copy before computing it, one after the other.
-        started: Sequences that are scheduled for the first time.
-        dropped: Sequences that have finished because nobody wants them any more.
-    """
-
-    scheduled: list[ScheduledSequence]
-    num_decoding: int
-    num_draft_tokens: int
-    num_prompt_tokens: int
-    block_copies: list[BlockCopy]
-    started: list[Sequence]
-    dropped: list[Sequence]
+STOPPED = frozenset({SequenceStatus.PAUSED, SequenceStatus.PREEMPTED})
+"""Where a sequence is that has tokens and a full ring."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -122,6 +77,7 @@ class Scheduler:
         prefix_cache: Knows the pool's contents; None if sequences share nothing.
         prefill_budget: Bounds prompts while others decode; None if nothing does.
         speculation: Guesses tokens ahead; None if nobody does.
+        reader_lease_s: See ReaderLeases.
     """
 
     def __init__(
@@ -133,6 +89,7 @@ class Scheduler:
         prefix_cache: PrefixCache | None = None,
         prefill_budget: PrefillBudget | None = None,
         speculation: Speculation | None = None,
+        reader_lease_s: float | None = None,
     ) -> None:
         assert max_batch_tokens >= max_num_seqs
         self._pool = pool
@@ -144,6 +101,7 @@ class Scheduler:
         self._seated: list[Sequence] = []  # best rank first
         self._allotment = Allotment(pool, prefix_cache, self._seated)
         self._earliest_deadline_s = math.inf
+        self._leases: ReaderLeases[Sequence] = ReaderLeases(reader_lease_s)
 
     @property
     def free_slots(self) -> int:
@@ -200,6 +158,7 @@ class Scheduler:
         """
         dropped = self._drop_ended(now_s)
         self._pause_or_resume()
+        dropped += self._drop_unread(now_s)
         self._allotment.grow()
         catching_up, decoding = self._share_budget()
         if self._speculation is not None and not catching_up.scheduled:
@@ -212,6 +171,7 @@ class Scheduler:
             block_copies=self._allotment.take_copies(),
             started=catching_up.started,
             dropped=dropped,
+            next_lapse_at_s=self._leases.next_end_at_s,
         )
 
     def observe(self, step: SchedulerOutput, duration_s: float) -> None:
@@ -251,7 +211,7 @@ class Scheduler:
         Args:
             sequence: A seated one.
             reason: Why.
-            error: What failed, if the reason is ERROR.
+            error: What failed, if the reason is ERROR; why, if it is CANCELLED by the engine.
         """
         if reason is FinishReason.ERROR:
             self._allotment.forget(sequence)
@@ -291,6 +251,13 @@ class Scheduler:
                         self._prefix_cache.unclaim(sequence)
             elif status is paused and _has_room(sequence):
                 sequence.enter(running)
+
+    def _drop_unread(self, now_s: float) -> list[Sequence]:
+        waiting = [each for each in self._seated if each.status in STOPPED and _is_full(each)]
+        lapsed = self._leases.lapsed(waiting, now_s)
+        for sequence in lapsed:
+            self.finish(sequence, FinishReason.CANCELLED, StalledReaderError())
+        return lapsed
 
     def _share_budget(self) -> tuple[_CatchingUp, list[ScheduledSequence]]:
         """Keep a token for each decoding sequence and give the rest to the others, by rank."""
@@ -394,6 +361,10 @@ def _deadline(sequence: Sequence) -> float:
     return math.inf if deadline_at_s is None else deadline_at_s
 
 
+def _is_full(sequence: Sequence) -> bool:
+    return sequence.ring.free_space() == 0
+
+
 def _has_room(sequence: Sequence) -> bool:
     """Whether the ring takes the token that a step may emit; if not, its reader will kick."""
-    return sequence.ring.free_space() >= 1 or not sequence.ring.mark_stalled()
+    return not _is_full(sequence) or not sequence.ring.mark_stalled()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import typing
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
 
 from realtime_serve.errors import ConfigError
 from realtime_serve.types.memory_share import MemoryShare
+from realtime_serve.types.setting_checks import (
+    check_at_most,
+    check_choice,
+    check_key,
+    check_not_negative,
+    check_positive,
+    check_types,
+)
 
 DTYPES = ("auto", "float32", "bfloat16", "q8", "q4")
 
@@ -33,6 +38,14 @@ DEVICES = ("auto", "cpu", "cuda")
 
 Device = Literal["auto", "cpu", "cuda"]
 
+SLOW_READER_POLICIES = ("pause", "drop")
+
+SlowReaderPolicy = Literal["pause", "drop"]
+
+HALF_CLOSES = ("cancel", "finish")
+
+HalfClose = Literal["cancel", "finish"]
+
 NO_CACHE_DIR = "none"
 """As cache_dir: keep nothing on disk."""
 
@@ -47,68 +60,6 @@ MAX_RING_CAPACITY = 2**20
 
 MAX_SPECULATIVE_TOKENS = 15
 """With its last token before them, one sequence then has the 16 rows that are nearly free."""
-
-_ACCEPTED: dict[Any, Any] = {
-    float: int | float,
-    float | None: int | float | None,
-    DType: object,  # their own check lists the values
-    CPULevel: object,
-    ActivationDType: object,
-    KVCacheDType: object,
-    Device: object,
-}
-"""What passes for a field's annotation, where that is not the annotation itself."""
-
-
-def _check_types(config: BatchConfig | ModelConfig | ServerConfig) -> None:
-    annotations = typing.get_type_hints(type(config))
-    for each in fields(config):
-        value = getattr(config, each.name)
-        accepted = _ACCEPTED.get(annotations[each.name], annotations[each.name])
-        is_number = accepted is not bool  # True is an int to isinstance
-        if (is_number and isinstance(value, bool)) or not isinstance(value, accepted):
-            shown = repr(value) if each.repr else f"a {type(value).__name__}"  # keys are secret
-            raise ConfigError(
-                f"{each.name} must be of type {each.type}, not {shown}.", param=each.name
-            )
-        if isinstance(value, str):
-            _check_text(each.name, value)
-
-
-def _check_text(name: str, text: str) -> None:
-    """Refuse what an environment variable cannot hold: empty there means "not set"."""
-    if not text or "\0" in text:
-        raise ConfigError(
-            f"{name} must not be empty or contain NUL; leave it out for its default.", param=name
-        )
-
-
-def _check_positive(name: str, value: float | None) -> None:
-    if value is not None and not 0 < value <= sys.float_info.max:  # false for nan, too
-        raise ConfigError(f"{name} must be greater than 0 and finite, not {value}.", param=name)
-
-
-def _check_not_negative(name: str, value: float) -> None:
-    if not 0 <= value <= sys.float_info.max:  # false for nan, too
-        raise ConfigError(f"{name} must be at least 0 and finite, not {value}.", param=name)
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.", param=name)
-
-
-def _check_at_most(name: str, value: int, maximum: int) -> None:
-    if value > maximum:
-        raise ConfigError(f"{name} must be at most {maximum}, not {value}.", param=name)
-
-
-def _check_key(name: str, key: str | None) -> None:
-    """Refuse what no client can send in a header, and do not show it."""
-    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
-        raise ConfigError(
-            f"{name} must be of printable ASCII characters without spaces.", param=name
-        )
 
 
 def _check_runs_on(device: Device, dtype: DType) -> None:
@@ -143,8 +94,13 @@ class BatchConfig:
             decode; 0 guesses none. At most MAX_SPECULATIVE_TOKENS.
         max_queue_depth: Most requests waiting for a seat; one more is refused with 503. At
             most MAX_QUEUE_DEPTH.
-        ring_capacity: Tokens one stream may run ahead of its reader before its sequence
-            is paused. At most MAX_RING_CAPACITY.
+        ring_capacity: Tokens one stream may run ahead of its reader: the high water mark. At
+            most MAX_RING_CAPACITY. Half of it is the low water mark: a reader that makes so
+            much room wakes an idle engine, while a busy one goes on with any room at all.
+        slow_reader_policy: What becomes of a stream whose ring is full: "pause" waits for its
+            reader, "drop" ends it at once with StalledReaderError.
+        stall_timeout_s: A stream whose reader takes nothing from a full ring for this long ends
+            with StalledReaderError, and its seat is free; None never ends it.
 
     Raises:
         ConfigError: A value has the wrong type or is out of range; `param` names it.
@@ -156,26 +112,32 @@ class BatchConfig:
     num_speculative_tokens: int = 8
     max_queue_depth: int = 1024
     ring_capacity: int = 256
+    slow_reader_policy: SlowReaderPolicy = "pause"
+    stall_timeout_s: float | None = 60.0
 
     def __post_init__(self) -> None:
         """Check the types and the ranges."""
-        _check_types(self)
+        check_types(self)
         for each in fields(self):
-            if each.name != "num_speculative_tokens":
-                _check_positive(each.name, getattr(self, each.name))
-        _check_not_negative("num_speculative_tokens", self.num_speculative_tokens)
-        _check_at_most(
-            "num_speculative_tokens", self.num_speculative_tokens, MAX_SPECULATIVE_TOKENS
-        )
-        _check_at_most("max_batch_tokens", self.max_batch_tokens, MAX_BATCH_TOKENS)
-        _check_at_most("max_queue_depth", self.max_queue_depth, MAX_QUEUE_DEPTH)
-        _check_at_most("ring_capacity", self.ring_capacity, MAX_RING_CAPACITY)
+            if each.name not in {"num_speculative_tokens", "slow_reader_policy"}:
+                check_positive(each.name, getattr(self, each.name))
+        check_choice("slow_reader_policy", self.slow_reader_policy, SLOW_READER_POLICIES)
+        check_not_negative("num_speculative_tokens", self.num_speculative_tokens)
+        check_at_most("num_speculative_tokens", self.num_speculative_tokens, MAX_SPECULATIVE_TOKENS)
+        check_at_most("max_batch_tokens", self.max_batch_tokens, MAX_BATCH_TOKENS)
+        check_at_most("max_queue_depth", self.max_queue_depth, MAX_QUEUE_DEPTH)
+        check_at_most("ring_capacity", self.ring_capacity, MAX_RING_CAPACITY)
         if self.max_batch_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"max_batch_tokens ({self.max_batch_tokens}) must be at least max_num_seqs "
                 f"({self.max_num_seqs}), or a full batch cannot decode in one step.",
                 param="max_batch_tokens",
             )
+
+    @property
+    def reader_lease_s(self) -> float | None:
+        """How long a sequence keeps its seat while its reader takes nothing from a full ring."""
+        return 0.0 if self.slow_reader_policy == "drop" else self.stall_timeout_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,16 +190,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check the types and the ranges."""
-        _check_types(self)
+        check_types(self)
         for name in ("max_model_len", "num_threads"):
-            _check_positive(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
         if not isinstance(self.kv_cache_bytes, MemoryShare):  # which checks itself
-            _check_positive("kv_cache_bytes", self.kv_cache_bytes)
-        _check_choice("device", self.device, DEVICES)
-        _check_choice("dtype", self.dtype, DTYPES)
-        _check_choice("cpu_level", self.cpu_level, CPU_LEVELS)
-        _check_choice("activation_dtype", self.activation_dtype, ACTIVATION_DTYPES)
-        _check_choice("kv_cache_dtype", self.kv_cache_dtype, KV_CACHE_DTYPES)
+            check_positive("kv_cache_bytes", self.kv_cache_bytes)
+        check_choice("device", self.device, DEVICES)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("cpu_level", self.cpu_level, CPU_LEVELS)
+        check_choice("activation_dtype", self.activation_dtype, ACTIVATION_DTYPES)
+        check_choice("kv_cache_dtype", self.kv_cache_dtype, KV_CACHE_DTYPES)
         _check_runs_on(self.device, self.dtype)
         _check_activations(self.activation_dtype, self.dtype)
 
@@ -266,6 +228,14 @@ class ServerConfig:
         num_speculative_tokens: See BatchConfig.
         max_queue_depth: See BatchConfig.
         ring_capacity: See BatchConfig.
+        slow_reader_policy: See BatchConfig.
+        stall_timeout_s: See BatchConfig. A client is a reader, too: one whose kernel takes
+            nothing for this long is dropped, and its connection is closed.
+        stream_timeout_s: Longest time from a request's submission to its end, as if it had come
+            with that deadline; None is no limit.
+        half_close: What it means that a client has shut down its sending side: "cancel" that it
+            has gone, "finish" that it awaits the rest of its answer. It has then gone once the
+            connection fails, which nothing but sending to it may show.
         max_body_bytes: Longest request body; more is refused with 413 before parsing.
         keep_alive_s: A silent stream gets an SSE comment this often, on what it waits for.
         rate_limit_rpm: Requests a minute that one client may make; None is no limit.
@@ -301,6 +271,10 @@ class ServerConfig:
     num_speculative_tokens: int = 8
     max_queue_depth: int = 1024
     ring_capacity: int = 256
+    slow_reader_policy: SlowReaderPolicy = "pause"
+    stall_timeout_s: float | None = 60.0
+    stream_timeout_s: float | None = None
+    half_close: HalfClose = "cancel"
     max_body_bytes: int = 4 * 1024 * 1024
     keep_alive_s: float = 15.0
     rate_limit_rpm: float | None = None
@@ -313,14 +287,17 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         """Check all types, and the ranges that the model's and the batch's types do not."""
-        _check_types(self)
+        check_types(self)
         self.model_config()
         self.batch_config()
-        for name in ("max_body_bytes", "keep_alive_s", "rate_limit_rpm", "rate_limit_burst"):
-            _check_positive(name, getattr(self, name))
+        for name in ("max_body_bytes", "keep_alive_s", "stream_timeout_s"):
+            check_positive(name, getattr(self, name))
+        for name in ("rate_limit_rpm", "rate_limit_burst"):
+            check_positive(name, getattr(self, name))
         for name in ("drain_delay_s", "drain_timeout_s"):
-            _check_not_negative(name, getattr(self, name))
-        _check_key("admin_api_key", self.admin_api_key)
+            check_not_negative(name, getattr(self, name))
+        check_choice("half_close", self.half_close, HALF_CLOSES)
+        check_key("admin_api_key", self.admin_api_key)
         if self.rate_limit_burst is not None and self.rate_limit_rpm is None:
             raise ConfigError(
                 "rate_limit_burst has no effect without rate_limit_rpm: set both or neither.",
@@ -356,4 +333,6 @@ class ServerConfig:
             num_speculative_tokens=self.num_speculative_tokens,
             max_queue_depth=self.max_queue_depth,
             ring_capacity=self.ring_capacity,
+            slow_reader_policy=self.slow_reader_policy,
+            stall_timeout_s=self.stall_timeout_s,
         )

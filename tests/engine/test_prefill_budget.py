@@ -16,8 +16,8 @@ from realtime_serve.engine.prefill_budget import (
     NUM_RECENT,
     PrefillBudget,
 )
-from realtime_serve.engine.scheduler import SchedulerOutput
 from realtime_serve.engine.speculation import Speculation
+from realtime_serve.engine.step_plan import SchedulerOutput
 from support.scheduler_driver import SchedulerDriver as Driver
 
 TARGET_S = 0.05

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from realtime_serve import _token_ring
 from realtime_serve.engine.kv_cache import BlockPool
-from realtime_serve.engine.scheduler import Scheduler, SchedulerOutput
+from realtime_serve.engine.scheduler import Scheduler
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
+from realtime_serve.engine.step_plan import SchedulerOutput
 from realtime_serve.types import FinishReason, RequestPriority
 from support.scheduler_driver import BLOCK_SIZE, tokens_by_sequence
 from support.scheduler_driver import SchedulerDriver as Driver

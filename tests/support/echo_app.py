@@ -1,7 +1,8 @@
 """The echo engine behind HTTP, for servers in processes of their own.
 
-GET /test tells how many tokens were generated, how many requests run, and how many descriptors
-are open. A request with the header X-Test-Send-Buffer gets a socket that takes a few kilobytes.
+GET /test tells how many tokens were generated, how many requests run, and how many descriptors,
+greenlets and streams there are. A request with the header X-Test-Send-Buffer gets a socket that
+takes a few kilobytes.
 
     ECHO_STEP_MS        how long a step takes; 0, the default, is as fast as it goes
     ECHO_TOKENS_A_STEP  tokens that each request gets in a step
@@ -12,12 +13,14 @@ are open. A request with the header X-Test-Send-Buffer gets a socket that takes 
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
+from gevent import Greenlet
 
 from realtime_serve.api.client import client_socket
 from realtime_serve.app import create_app, log_to_stderr
@@ -27,16 +30,17 @@ from support.echo_engine import MAX_MODEL_LEN, MAX_SEQS, EchoEngine, echo_server
 
 def make_app() -> Flask:
     """A new app with a server of its own, as the environment describes it."""
+    config = load_config()
     engine = EchoEngine(
         _number("ECHO_STEP_MS", 0) / 1000,
         _number("ECHO_TOKENS_A_STEP", 1),
         prompt_tokens_a_step=_number("ECHO_PROMPT_TOKENS_A_STEP", MAX_MODEL_LEN),
         max_seqs=_number("ECHO_MAX_SEQS", MAX_SEQS),
+        reader_lease_s=config.batch_config().reader_lease_s,
     )
     needed = os.environ.get("ECHO_LOADS_WITH", os.curdir)
-    app = create_app(
-        server=echo_server(engine, load_config(), may_load=lambda: os.path.exists(needed))
-    )
+    server = echo_server(engine, config, may_load=lambda: os.path.exists(needed))
+    app = create_app(server=server)
 
     @app.get("/test")
     def figures() -> Response:
@@ -44,6 +48,8 @@ def make_app() -> Flask:
             num_generated=engine.stats().generation_tokens_total,
             num_running=engine.num_sequences,
             num_descriptors=len(os.listdir("/proc/self/fd")),
+            num_streams=len(server.streams),
+            num_greenlets=sum(isinstance(each, Greenlet) for each in gc.get_objects()),
         )
 
     @app.before_request

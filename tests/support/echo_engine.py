@@ -1,7 +1,8 @@
 """An engine without a network: every request hears its own prompt, over and over.
 
 So each byte of an answer says whose it is. It keeps all the rules of a real engine: it leaves
-a full ring alone, drops who is cancelled or late, and says in a step's output who has ended.
+a full ring alone, drops who is cancelled, late or not read, and says in a step's output who has
+ended.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from realtime_serve.engine.interface import (
     StepOutput,
 )
 from realtime_serve.engine.load_watcher import LoadWatcher
+from realtime_serve.engine.reader_leases import ReaderLeases
+from realtime_serve.errors import ServeError, StalledReaderError
 from realtime_serve.model import Model
 from realtime_serve.native import original
 from realtime_serve.text import TextModel, Tokenizer
@@ -39,7 +42,7 @@ _NO_STATS = EngineStats(**dict.fromkeys(EngineStats.__dataclass_fields__, 0))
 sleep = original("time", "sleep")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Seat:
     request: InferenceRequest
     ring: TokenRing
@@ -69,6 +72,7 @@ class EchoEngine:
         tokens_a_step: Tokens that each request gets in a step.
         prompt_tokens_a_step: Tokens of each prompt that are computed in a step.
         max_seqs: Seats.
+        reader_lease_s: See ReaderLeases.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class EchoEngine:
         *,
         prompt_tokens_a_step: int = MAX_MODEL_LEN,
         max_seqs: int = MAX_SEQS,
+        reader_lease_s: float | None = None,
     ) -> None:
         self._step_s = step_s
         self._tokens_a_step = tokens_a_step
@@ -87,6 +92,7 @@ class EchoEngine:
         self._unstarted: list[str] = []
         self._next_step_at_s = 0.0
         self._num_generated = 0
+        self._leases: ReaderLeases[_Seat] = ReaderLeases(reader_lease_s)
 
     @property
     def free_slots(self) -> int:
@@ -119,6 +125,12 @@ class EchoEngine:
             for seat in self._seats.values()
             if seat.num_generated >= seat.max_tokens
         ]
+        full = [seat for seat in seats.values() if seat.ring.free_space() == 0]
+        finished += [
+            _finished(seat, FinishReason.CANCELLED, StalledReaderError())
+            for seat in self._leases.lapsed(full, now_s)
+            if seat.num_generated < seat.max_tokens
+        ]
         for end in finished:
             self._seats.pop(end.request_id, None)
         return StepOutput(
@@ -128,6 +140,7 @@ class EchoEngine:
             finished=tuple(finished),
             num_scheduled_tokens=len(updated),
             stalled=bool(self._seats) and not updated and not finished and not prefilling,
+            next_lapse_at_s=self._leases.next_end_at_s,
         )
 
     def stats(self) -> EngineStats:
@@ -170,12 +183,13 @@ def _asked_end(seat: _Seat, now_s: float) -> Finished | None:
     return None
 
 
-def _finished(seat: _Seat, reason: FinishReason) -> Finished:
+def _finished(seat: _Seat, reason: FinishReason, error: ServeError | None = None) -> Finished:
     return Finished(
         request_id=seat.request.request_id,
         reason=reason,
         num_prompt_tokens=len(seat.request.prompt_token_ids),
         num_generated_tokens=seat.num_generated,
+        error=error,
     )
 
 

@@ -18,9 +18,10 @@ from realtime_serve.engine.kv_cache import BlockPool
 from realtime_serve.engine.prefill_budget import PrefillBudget
 from realtime_serve.engine.prefix_cache import PrefixCache
 from realtime_serve.engine.runner import SampledToken
-from realtime_serve.engine.scheduler import ScheduledSequence, Scheduler, SchedulerOutput
+from realtime_serve.engine.scheduler import Scheduler
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
 from realtime_serve.engine.speculation import Speculation, accepted_run
+from realtime_serve.engine.step_plan import ScheduledSequence, SchedulerOutput
 from realtime_serve.types import InferenceRequest, RequestPriority, SamplingParams
 
 BLOCK_SIZE = 4
@@ -37,6 +38,7 @@ class SchedulerDriver:
         max_batch_tokens: int = 64,
         prefill_budget: PrefillBudget | None = None,
         speculation: Speculation | None = None,
+        reader_lease_s: float | None = None,
         next_token: Callable[[int], int] = lambda _: 1,
     ) -> None:
         self.pool = BlockPool(num_blocks, BLOCK_SIZE)
@@ -48,6 +50,7 @@ class SchedulerDriver:
             prefix_cache=self.prefix_cache,
             prefill_budget=prefill_budget,
             speculation=speculation,
+            reader_lease_s=reader_lease_s,
         )
         self.max_batch_tokens = max_batch_tokens
         self.next_token = next_token
