@@ -38,13 +38,16 @@ class SendWatch:
 
     Args:
         stall_timeout_s: After how long; None never does.
+
+    Attributes:
+        is_looking: Whether its thread runs.
     """
 
     def __init__(self, stall_timeout_s: float | None) -> None:
         self._stall_timeout_s = stall_timeout_s
         self._lock = Lock()
         self._watched: set[WatchedSends] = set()
-        self._is_looking = False
+        self.is_looking = False
 
     def open(self, sock: socket.socket | None, stream: SentStream) -> WatchedSends:
         """Watch what is sent of a stream, from entering the result until leaving it.
@@ -58,9 +61,9 @@ class SendWatch:
     def add(self, sends: WatchedSends) -> None:
         """Look at some sends from now on."""
         with self._lock:
-            if not self._is_looking:
+            if not self.is_looking:
                 spawn_thread(self._look_on)
-                self._is_looking = True
+                self.is_looking = True
             self._watched.add(sends)
 
     def discard(self, sends: WatchedSends) -> None:
@@ -80,8 +83,8 @@ class SendWatch:
 
     def _has_some(self) -> bool:
         with self._lock:
-            self._is_looking = bool(self._watched)
-            return self._is_looking
+            self.is_looking = bool(self._watched)
+            return self.is_looking
 
 
 class WatchedSends:

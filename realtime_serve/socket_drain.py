@@ -177,7 +177,7 @@ class SocketSink:
         self._watchers.append(writable)
         writable.start(self._go_on)
         if self._clock is not None:
-            self._clock.start(num_taken_bytes(self.source.fileno()), time.monotonic())
+            self._clock.start(self._num_taken_bytes(), time.monotonic())
             interval_s = self._clock.interval_s
             timer = loop.timer(interval_s, repeat=interval_s)
             self._watchers.append(timer)
@@ -190,7 +190,7 @@ class SocketSink:
             self.parker.unpark()
 
     def _look(self, clock: StallClock) -> None:
-        match clock.read(num_taken_bytes(self.source.fileno()), time.monotonic()):
+        match clock.read(self._num_taken_bytes(), time.monotonic()):
             case Pace.TAKING:
                 self._stream.renew_lease()
             case Pace.STALLED:
@@ -198,6 +198,10 @@ class SocketSink:
                 self._stop_watching()
                 self._stream.cancel(StalledReaderError())
                 self.parker.unpark()
+
+    def _num_taken_bytes(self) -> int:
+        """A figure that changes with what the client takes, and with what that makes room for."""
+        return num_taken_bytes(self.source.fileno()) + self.source.num_sent_bytes
 
     def _stop_watching(self) -> None:
         watchers, self._watchers = self._watchers, []

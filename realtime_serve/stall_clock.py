@@ -57,7 +57,8 @@ def num_taken_bytes(descriptor: int) -> int:
     """A figure that changes whenever the client's kernel has taken bytes from us.
 
     It takes them until the client's receive buffer is full: what the client itself reads is seen
-    in portions of that buffer only.
+    in portions of that buffer only. Of a Unix socket there is only how much it holds, which may
+    be the same again when as much has been sent as was taken.
 
     Args:
         descriptor: Of the connection's socket.

@@ -3,6 +3,7 @@
 import os
 import resource
 import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from realtime_serve.disconnect import PROBE_INTERVAL_S, DisconnectWatch
 from realtime_serve.native import Parker, new_parker
+from realtime_serve.types import HalfClose
 from support.hub_thread import LONG_S, on_hub_thread
 
 
@@ -28,7 +30,9 @@ def notices_gone(watch: DisconnectWatch, gone: list[bool], parker: Parker) -> bo
     return watch.gone()
 
 
-def watch_for(server: socket.socket) -> tuple[DisconnectWatch, list[bool], Parker]:
+def watch_for(
+    server: socket.socket, half_close: HalfClose = "cancel"
+) -> tuple[DisconnectWatch, list[bool], Parker]:
     gone: list[bool] = []
     parker = new_parker()
 
@@ -36,7 +40,7 @@ def watch_for(server: socket.socket) -> tuple[DisconnectWatch, list[bool], Parke
         gone.append(True)
         parker.unpark()
 
-    return DisconnectWatch(server, on_gone), gone, parker
+    return DisconnectWatch(server, on_gone, half_close), gone, parker
 
 
 def test_a_closed_peer_is_noticed(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -46,6 +50,53 @@ def test_a_closed_peer_is_noticed(pair: tuple[socket.socket, socket.socket]) -> 
     client.close()
     assert notices_gone(watch, gone, parker)
     watch.close()
+
+
+@pytest.fixture
+def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    with server, client:
+        yield server, client
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def test_a_half_closed_peer_that_may_finish_is_not_gone_until_it_resets(
+    tcp_pair: tuple[socket.socket, socket.socket],
+) -> None:
+    server, client = tcp_pair
+    watch, gone, parker = watch_for(server, "finish")
+    client.shutdown(socket.SHUT_WR)
+    parker.park(1.5 * PROBE_INTERVAL_S)
+    assert gone == []
+    assert not watch.gone()
+    reset(client)
+    assert notices_gone(watch, gone, parker)
+    watch.close()
+
+
+def test_a_half_closed_peer_does_not_keep_the_hub_busy(
+    tcp_pair: tuple[socket.socket, socket.socket],
+) -> None:
+    server, client = tcp_pair
+
+    def count_rounds(hub: Any) -> None:
+        watch, gone, parker = watch_for(server, "finish")
+        client.shutdown(socket.SHUT_WR)
+        before = hub.loop.iteration
+        parker.park(1.5 * PROBE_INTERVAL_S)
+        assert hub.loop.iteration - before < 20
+        reset(client)
+        assert notices_gone(watch, gone, parker)
+        watch.close()
+        hub.destroy(destroy_loop=True)
+
+    on_hub_thread(count_rounds)
 
 
 def test_a_half_closed_peer_is_gone(pair: tuple[socket.socket, socket.socket]) -> None:

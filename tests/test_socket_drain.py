@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _socket
+import contextlib
 import socket
 from collections.abc import Callable, Iterator
 
@@ -10,9 +11,9 @@ import gevent
 import pytest
 
 from realtime_serve import _token_ring as ring_states
-from realtime_serve import socket_drain
 from realtime_serve._event_streams import EventStream, StreamDrain, TextTable, TokenTimes
 from realtime_serve._token_ring import TokenRing
+from realtime_serve.errors import ServeError, StalledReaderError
 from realtime_serve.native import GeventParker, NativeThread, new_parker
 from realtime_serve.socket_drain import HubDrain, SocketSink
 
@@ -64,11 +65,28 @@ def parker() -> GeventParker:
     return parker
 
 
+class Told:
+    """Notes what a stream is told."""
+
+    def __init__(self) -> None:
+        self.num_renewals = 0
+        self.errors: list[ServeError | None] = []
+
+    def renew_lease(self) -> None:
+        self.num_renewals += 1
+
+    def cancel(self, error: ServeError | None = None) -> None:
+        self.errors.append(error)
+
+
 def open_sink(
-    ring: TokenRing | None, server: _socket.socket, on_gone: Callable[[], None] = lambda: None
+    ring: TokenRing | None,
+    server: _socket.socket,
+    told: Told | None = None,
+    stall_timeout_s: float | None = None,
 ) -> SocketSink:
     events = None if ring is None else EventStream(ring, TABLE, TokenTimes(), b"<", b">")
-    return SocketSink(parker(), events, server.fileno(), on_gone)
+    return SocketSink(parker(), events, server.fileno(), told or Told(), stall_timeout_s)
 
 
 def read_all(client: _socket.socket) -> bytes:
@@ -187,16 +205,82 @@ def test_what_one_pass_leaves_in_a_ring_is_sent_without_another_wake_up() -> Non
     in_a_hub(body)
 
 
-def test_a_client_that_never_takes_the_end_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket_drain, "FINISH_TIMEOUT_S", 0.05)
-
+def test_a_client_that_never_takes_the_end_is_dropped() -> None:
     def body() -> None:
         server, client = pair()
-        with open_sink(None, server) as sink:
+        with open_sink(None, server, stall_timeout_s=0.05) as sink:
             sink.finish(b"x" * 100_000)
         assert len(read_all(client)) < 100_000
         with pytest.raises(BrokenPipeError):
             server.send(b"0\r\n\r\n")
+
+    in_a_hub(body)
+
+
+def tcp_pair() -> tuple[_socket.socket, _socket.socket]:
+    """The same over TCP, where the kernel takes more than the sink gives it by itself."""
+    client = _socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client.connect(listener.getsockname())
+        server = _socket.socket(fileno=listener.accept()[0].detach())
+    client.setblocking(False)
+    _SOCKETS.extend((server, client))
+    return server, client
+
+
+def test_a_client_that_stalls_can_still_read_how_its_answer_has_ended() -> None:
+    def body() -> None:
+        server, client = tcp_pair()
+        told = Told()
+        with open_sink(full_ring(1 << 16), server, told, stall_timeout_s=0.05) as sink:
+            while not sink.is_stalled:
+                sink.take()
+                sink.parker.park(1.0)
+            assert [type(error) for error in told.errors] == [StalledReaderError]
+            sink.finish(b"why")
+        heard = b""
+        while not heard.endswith(b"\r\n3\r\nwhy\r\n0\r\n\r\n"):
+            heard += read_all(client)
+            gevent.sleep(0.001)
+        with pytest.raises(BrokenPipeError):
+            server.send(b"the connection ends there")
+
+    in_a_hub(body)
+
+
+def test_a_client_that_reads_slowly_is_not_given_up_and_renews_its_stream() -> None:
+    def body() -> None:
+        server, client = tcp_pair()
+        told = Told()
+        data = b"x" * 500_000
+
+        def read_slowly() -> None:
+            num_left = len(data)
+            while num_left > 0:
+                with contextlib.suppress(BlockingIOError):
+                    num_left -= len(client.recv(4096))
+                gevent.sleep(0.05 if told.num_renewals < 3 else 0)
+
+        with open_sink(None, server, told, stall_timeout_s=2.0) as sink:
+            reader = gevent.spawn(read_slowly)
+            sink.finish(data)
+            reader.get()
+            assert not sink.is_stalled
+        assert told.errors == []
+        assert told.num_renewals >= 3
+
+    in_a_hub(body)
+
+
+def test_a_stream_that_the_engine_cuts_wakes_a_greenlet_whose_client_is_blocked() -> None:
+    def body() -> None:
+        ring, (server, _client) = full_ring(4096), pair()
+        with open_sink(ring, server) as sink:
+            assert HubDrain.of(sink.parker.waker).run() == []
+            assert not sink.is_clear()
+            ring.finish(ring_states.CANCELLED)
+            assert HubDrain.of(sink.parker.waker).run() == [sink.parker]
 
     in_a_hub(body)
 
@@ -226,13 +310,13 @@ def test_a_closed_sink_leaves_the_connection_to_the_server() -> None:
 
 def test_a_client_that_has_gone_is_told_of_and_costs_nothing_more() -> None:
     def body() -> None:
-        gone: list[str] = []
+        told = Told()
         ring, (server, client) = TokenRing(8), pair()
-        with open_sink(ring, server, lambda: gone.append("gone")) as sink:
+        with open_sink(ring, server, told) as sink:
             client.close()
             ring.push(ord("a"))
             assert HubDrain.of(sink.parker.waker).run() == [sink.parker]
-            assert gone != []
+            assert told.errors == [None]
             sink.finish(b"nobody hears this")
 
     in_a_hub(body)

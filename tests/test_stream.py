@@ -8,7 +8,12 @@ import pytest
 
 from realtime_serve import _token_ring as ring_states
 from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT
-from realtime_serve.errors import DeadlineExceededError, EngineError, RequestCancelledError
+from realtime_serve.errors import (
+    DeadlineExceededError,
+    EngineError,
+    RequestCancelledError,
+    StalledReaderError,
+)
 from realtime_serve.native import NativeThread
 from realtime_serve.stream_manager import StreamManager
 from realtime_serve.types import FinishReason
@@ -244,6 +249,44 @@ def test_statistics_count_every_gap() -> None:
     stream.read()
     assert stream.statistics.num_tokens == 5
     assert sum(stream.statistics.inter_token_counts) == 4
+
+
+# --- ends that the reader did not ask for -------------------------------------
+
+
+def test_a_reader_that_comes_back_too_late_finds_the_reason_and_no_more_tokens() -> None:
+    stream, ring, _ = open_stream(capacity=4)
+    push(ring, "abcd")
+    stream.feed.end(FinishReason.CANCELLED, StalledReaderError())
+    with pytest.raises(StalledReaderError):
+        list(stream)
+    assert stream.finish_reason is FinishReason.ERROR
+    assert stream.usage.completion_tokens == 0
+
+
+def test_whoever_closes_a_stream_that_was_cut_leaves_the_reason() -> None:
+    stream, _, _ = open_stream()
+    stream.cancel(StalledReaderError())
+    stream.close()
+    assert stream.finish_reason is FinishReason.ERROR
+    assert isinstance(stream.error, StalledReaderError)
+
+
+def test_a_stream_that_has_ended_cannot_be_cut() -> None:
+    stream, ring, queue = open_stream()
+    push(ring, "a", last=True)
+    ring.finish(ring_states.LENGTH)
+    stream.read()
+    stream.cancel(StalledReaderError())
+    assert stream.error is None
+    assert queue.kicks == 0
+
+
+def test_a_lease_is_renewed_through_the_ring() -> None:
+    stream, ring, _ = open_stream()
+    before = ring.reader_activity()
+    stream.renew_lease()
+    assert ring.reader_activity() > before
 
 
 # --- the manager --------------------------------------------------------------

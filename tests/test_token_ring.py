@@ -57,6 +57,7 @@ class RingMachine(RuleBasedStateMachine):
         self.state = OPEN
         self.cancel_state = OPEN
         self.stalled = False
+        self.activity = 0
 
     def is_half_free(self) -> bool:
         return self.capacity - len(self.records) >= max(1, self.capacity // 2)
@@ -77,11 +78,18 @@ class RingMachine(RuleBasedStateMachine):
     def pop_some(self, max_items: int) -> None:
         expected = [self.records.popleft() for _ in range(min(max_items, len(self.records)))]
         assert self.ring.pop(max_items) == expected
+        self.activity += len(expected)
 
     @rule()
     def pop_all(self) -> None:
         assert self.ring.pop() == list(self.records)
+        self.activity += len(self.records)
         self.records.clear()
+
+    @rule()
+    def renew(self) -> None:
+        self.ring.renew()
+        self.activity += 1
 
     @rule()
     def mark_stalled(self) -> None:
@@ -114,6 +122,7 @@ class RingMachine(RuleBasedStateMachine):
         assert self.ring.state == self.state
         assert self.ring.cancel_state == self.cancel_state
         assert self.ring.is_stalled is self.stalled
+        assert self.ring.reader_activity() == self.activity
 
 
 RingMachine.TestCase.settings = settings(deadline=None, stateful_step_count=40)

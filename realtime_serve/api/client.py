@@ -71,8 +71,9 @@ def read_while_connected(
     stream: TokenStream,
     environ: Mapping[str, Any],
     idle_s: float,
-    half_close: HalfClose,
     read: Callable[[float], T],
+    *,
+    half_close: HalfClose = "cancel",
 ) -> Iterator[T]:
     """Read a stream until it ends; cancel it as soon as its client has gone.
 
@@ -80,9 +81,9 @@ def read_while_connected(
         stream: What to read; closed at the end.
         environ: The request's WSGI environment.
         idle_s: Something empty is yielded after this long without a token.
-        half_close: See DisconnectWatch.
         read: Waits for what is ready, at most as many seconds as it is told; returns
             something empty if there is nothing.
+        half_close: See DisconnectWatch.
 
     Yields:
         What was read; never empty but for idleness.

@@ -171,8 +171,8 @@ class _Delivery:
                 self._stream,
                 self._environ,
                 self._config.keep_alive_s,
-                self._config.half_close,
                 read,
+                half_close=self._config.half_close,
             )
             for events in reads:
                 yield events or progress_comment(self._stream.progress)

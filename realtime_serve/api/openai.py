@@ -188,7 +188,9 @@ def _head(call: GenerationCall, stream: TokenStream) -> dict[str, Any]:
 def _answer(
     stream: TokenStream, render: Callable[..., dict[str, Any]], half_close: HalfClose
 ) -> Response:
-    reads = read_while_connected(stream, request.environ, IDLE_S, half_close, stream.read)
+    reads = read_while_connected(
+        stream, request.environ, IDLE_S, stream.read, half_close=half_close
+    )
     tokens = [token for ready in reads for token in ready]
     stream.raise_for_error()
     response = json_response(render(to_response(stream, tokens), created=int(time.time())))

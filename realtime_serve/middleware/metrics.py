@@ -100,6 +100,7 @@ class _ModelFigures:
         self.prompt_tokens = 0
         self.generation_tokens = 0
         self.finished: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
         self.histograms = {name: _Histogram(bounds) for name, (_, bounds) in HISTOGRAMS.items()}
 
     def add(self, stream: TokenStream) -> None:
@@ -109,6 +110,8 @@ class _ModelFigures:
         self.generation_tokens += usage.completion_tokens
         if stream.finish_reason is not None:
             self.finished[stream.finish_reason.value] += 1
+        if stream.error is not None:  # codes are ours, so they are few
+            self.dropped[stream.error.code or stream.error.type] += 1
         self._observe(stream.statistics)
 
     def _observe(self, times: StreamStatistics) -> None:
@@ -239,12 +242,19 @@ class MetricsCollector(Middleware, Collector):
         success = CounterMetricFamily(
             "vllm:request_success", "Ended requests.", labels=(*LABELS, "finished_reason")
         )
+        dropped = CounterMetricFamily(
+            "realtime_serve:streams_dropped",
+            "Streams that ended before their answers did.",
+            labels=(*LABELS, "reason"),
+        )
         for name, figures in self._figures.items():
             prompt.add_metric((name, ENGINE), figures.prompt_tokens)
             generated.add_metric((name, ENGINE), figures.generation_tokens)
             for reason, count in figures.finished.items():
                 success.add_metric((name, ENGINE, reason), count)
-        yield from (prompt, generated, success)
+            for reason, count in figures.dropped.items():
+                dropped.add_metric((name, ENGINE, reason), count)
+        yield from (prompt, generated, success, dropped)
 
     def _histograms(self) -> Iterator[Metric]:
         for name, (help_text, _) in HISTOGRAMS.items():

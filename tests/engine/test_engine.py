@@ -11,6 +11,7 @@ from realtime_serve import _token_ring
 from realtime_serve._token_ring import FLAG_LAST, FLAG_NO_TEXT, TokenRing
 from realtime_serve.engine.interface import Engine, Finished, PromptProgress, Started
 from realtime_serve.engine.sequence import Sequence
+from realtime_serve.errors import StalledReaderError
 from realtime_serve.nn.interface import ForwardBatch, KVTensors
 from realtime_serve.types import FinishReason, InferenceRequest, RequestPriority, SamplingParams
 from support.engine_driver import MAX_MODEL_LEN, prompt
@@ -315,6 +316,20 @@ def test_an_engine_whose_readers_all_sleep_is_stalled_and_asks_to_be_kicked() ->
     assert driver.rings["0"].take_stalled()
     driver.run()
     assert driver.tokens(request) == expected_tokens(driver.model, request)
+
+
+def test_a_reader_that_does_nothing_ends_and_its_neighbours_tokens_stay_the_same() -> None:
+    driver = Driver(stall_timeout_s=5.0)
+    forgotten = driver.add(prompt(3), ring_capacity=4, max_tokens=40)
+    neighbour = driver.add(prompt(5), max_tokens=40)
+    for now_s in range(30):
+        driver.step(float(now_s))
+    ended = driver.finished[forgotten.request_id]
+    assert ended.reason is FinishReason.CANCELLED
+    assert isinstance(ended.error, StalledReaderError)
+    driver.run()
+    assert driver.tokens(neighbour) == expected_tokens(driver.model, neighbour)
+    assert driver.engine.stats().kv_blocks_used == 0
 
 
 def test_stats_count_seats_blocks_and_tokens() -> None:

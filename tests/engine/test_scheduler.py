@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime_serve import _token_ring
-from realtime_serve.engine.sequence import SequenceStatus
+from realtime_serve.engine.sequence import Sequence, SequenceStatus
+from realtime_serve.errors import StalledReaderError
 from realtime_serve.types import FinishReason, RequestPriority
 from support.scheduler_driver import SchedulerDriver as Driver
 from support.scheduler_driver import tokens_by_sequence
@@ -169,3 +170,76 @@ def test_a_paused_sequence_asks_to_be_kicked_and_resumes_where_it_was() -> None:
     assert tokens_by_sequence(driver.step()) == {"0": 1}
     assert slow.block_table[: len(blocks)] == blocks
     assert slow.num_generated_tokens == 3
+
+
+# --- readers that do nothing --------------------------------------------------
+
+
+def full_ring_after(driver: Driver, now_s: float) -> Sequence:
+    """A sequence whose ring is full, as of a step at that instant."""
+    slow = driver.add(4, ring_capacity=2)
+    while slow.status is not PAUSED:
+        driver.step(now_s)
+    return slow
+
+
+def test_a_reader_that_does_nothing_for_too_long_loses_its_seat_and_blocks() -> None:
+    driver = Driver(32, reader_lease_s=10.0)
+    slow = full_ring_after(driver, 0.0)
+    assert driver.step(9.9).next_lapse_at_s == 10.0
+    assert slow.status is PAUSED
+    assert driver.step(10.0).dropped == [slow]
+    assert slow.finish_reason is FinishReason.CANCELLED
+    assert isinstance(slow.error, StalledReaderError)
+    assert driver.scheduler.free_slots == 8
+    assert driver.pool.num_used == 0
+    assert driver.step(20.0).next_lapse_at_s is None
+
+
+def test_a_preempted_sequence_loses_its_seat_to_its_reader_too() -> None:
+    driver = Driver(5, reader_lease_s=10.0)
+    slow = full_ring_after(driver, 0.0)
+    driver.add(16, max_tokens=2)
+    driver.step(1.0)
+    assert slow.status is PREEMPTED
+    assert driver.step(10.0).dropped == [slow]
+
+
+@pytest.mark.parametrize("act", ["read", "renew"])
+def test_whatever_a_reader_does_renews_its_lease(act: str) -> None:
+    driver = Driver(32, reader_lease_s=10.0)
+    slow = full_ring_after(driver, 0.0)
+    for now_s in range(5, 100, 5):
+        if act == "read":
+            slow.ring.pop(1)
+        else:
+            slow.ring.renew()
+        for _ in range(2):  # to fill the ring again, and to see that it is full
+            assert driver.step(float(now_s)).dropped == []
+    assert driver.step(104.0).dropped == []
+    assert driver.step(105.0).dropped == [slow]
+
+
+def test_only_a_full_ring_has_a_lease() -> None:
+    driver = Driver(32, reader_lease_s=10.0)
+    unread = driver.add(4, ring_capacity=1024)
+    assert driver.step(0.0).next_lapse_at_s is None
+    driver.step(1000.0)
+    assert unread.status is RUNNING
+
+
+def test_a_lease_of_nothing_ends_a_sequence_with_the_step_that_finds_no_room() -> None:
+    driver = Driver(32, reader_lease_s=0.0)
+    slow = driver.add(4, ring_capacity=2)
+    quick = driver.add(4)
+    dropped = [driver.step().dropped for _ in range(3)]
+    assert dropped == [[], [], [slow]]
+    assert slow.num_generated_tokens == 2
+    assert quick.num_generated_tokens == 3
+
+
+def test_without_a_lease_a_reader_may_sleep_for_ever() -> None:
+    driver = Driver(32, reader_lease_s=None)
+    slow = full_ring_after(driver, 0.0)
+    assert driver.step(1e9).dropped == []
+    assert slow.status is PAUSED

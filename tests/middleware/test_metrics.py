@@ -8,7 +8,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from realtime_serve import MetricsCollector, Model, RequestContext, SamplingParams
-from realtime_serve.errors import RateLimitedError, ServeError
+from realtime_serve.errors import RateLimitedError, ServeError, StalledReaderError
 from realtime_serve.stream import TokenStream
 from realtime_serve.stream_manager import StreamManager
 from support.scripted_servers import EndlessAlphabet, alphabet_server, serve, wait_until
@@ -54,6 +54,20 @@ def test_tokens_and_ends_are_counted_by_model_and_reason() -> None:
     assert value(families, "vllm:prompt_tokens_total", **labels) == 4
     assert value(families, "vllm:generation_tokens_total", **labels) == 3 + 2
     assert value(families, "vllm:request_success_total", finished_reason="stop", **labels) == 2
+
+
+def test_streams_that_end_before_their_answers_are_counted_by_why() -> None:
+    metrics = MetricsCollector(list, StreamManager())
+    with serve(EndlessAlphabet) as server:
+        for error in (StalledReaderError(), StalledReaderError(), None):
+            with server.generate("a", sampling=GREEDY) as stream:
+                stream.cancel(error)
+            metrics.on_stream_end(context(), stream)
+    for stream in ended_streams(["w"]):
+        metrics.on_stream_end(context(), stream)
+    dropped = scrape(metrics)["realtime_serve:streams_dropped"].samples
+    counts = {sample.labels["reason"]: sample.value for sample in dropped}
+    assert counts == {"stalled_reader": 2, "cancelled": 1}
 
 
 def test_each_histogram_is_cumulative_and_complete() -> None:

@@ -17,6 +17,7 @@ from realtime_serve import (
     SamplingParams,
     ServerConfig,
 )
+from realtime_serve.engine.interface import EngineStats
 from realtime_serve.engine.runner import BLOCK_SIZE
 from realtime_serve.errors import (
     ConfigError,
@@ -25,10 +26,11 @@ from realtime_serve.errors import (
     InvalidRequestError,
     ModelLoadError,
     NotReadyError,
+    StalledReaderError,
 )
-from realtime_serve.native import Lock
+from realtime_serve.native import Lock, pause
 from realtime_serve.nn.interface import ForwardBatch
-from realtime_serve.types import size_text
+from realtime_serve.types import FinishReason, size_text
 from serve_model import Alphabet
 from support.scripted_servers import (
     GREEDY,
@@ -40,6 +42,13 @@ from support.scripted_servers import (
     text_of,
     wait_until,
 )
+
+
+def engine_of(server: InferenceServer) -> EngineStats:
+    """The figures of its only model's engine."""
+    (model,) = server.registry.all()
+    assert model.stats is not None
+    return model.stats
 
 
 class Fragile(EndlessAlphabet):
@@ -179,6 +188,54 @@ def test_a_stalled_stream_gives_its_seat_back_at_its_deadline() -> None:
         assert text_of(server.generate("b", sampling=ONE_TOKEN)) == "c"
         with pytest.raises(DeadlineExceededError):
             text_of(stalled)
+
+
+def test_a_stream_that_nobody_reads_gives_its_seat_back() -> None:
+    config = ServerConfig(
+        max_num_seqs=1, max_batch_tokens=16, ring_capacity=4, stall_timeout_s=0.05
+    )
+    with serve(EndlessAlphabet, config) as server:
+        forgotten = server.generate("a", sampling=GREEDY)
+        assert text_of(server.generate("b", sampling=ONE_TOKEN)) == "c"
+        with pytest.raises(StalledReaderError):
+            text_of(forgotten)
+        assert forgotten.finish_reason is FinishReason.ERROR
+        wait_until(lambda: engine_of(server).kv_blocks_used == 0)
+
+
+def test_a_reader_that_reads_now_and_then_keeps_its_seat() -> None:
+    config = ServerConfig(ring_capacity=4, stall_timeout_s=2.0)
+    with serve(EndlessAlphabet, config) as server:
+        stream = server.generate("a", sampling=SamplingParams(temperature=0, max_tokens=60))
+        tokens = []
+        while not stream.ended:
+            pause(0.2)
+            tokens += stream.read()
+        assert "".join(token.text for token in tokens) == ("bcdefghijklmnopqrstuvwxyza" * 3)[:60]
+        assert stream.statistics.paused_s > 2.0
+
+
+def test_a_policy_drops_a_stream_as_soon_as_its_ring_is_full() -> None:
+    config = ServerConfig(ring_capacity=4, slow_reader_policy="drop", stall_timeout_s=None)
+    with serve(EndlessAlphabet, config) as server:
+        forgotten = server.generate("a", sampling=GREEDY)
+        wait_until(lambda: server.health().running == 0)
+        with pytest.raises(StalledReaderError):
+            text_of(forgotten)
+
+
+def test_the_configured_timeout_ends_every_stream() -> None:
+    with serve(EndlessAlphabet, ServerConfig(stream_timeout_s=0.05)) as server:
+        for timeout_s in (None, 3600.0):
+            with pytest.raises(DeadlineExceededError):
+                text_of(server.generate("a", sampling=GREEDY, timeout_s=timeout_s))
+
+
+def test_a_requests_own_earlier_deadline_stays() -> None:
+    with serve(EndlessAlphabet, ServerConfig(stream_timeout_s=3600.0)) as server:
+        with pytest.raises(DeadlineExceededError):
+            text_of(server.generate("a", sampling=GREEDY, timeout_s=0.05))
+        assert server.generate("a").request.deadline_at_s is not None
 
 
 def test_a_server_that_was_started_before_a_fork_refuses_after_it(

@@ -39,6 +39,7 @@ class EngineDriver:
         enable_prefix_caching: bool = True,
         target_itl_ms: float | None = None,
         num_speculative_tokens: int = 0,
+        stall_timeout_s: float | None = 60.0,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.model = model or HistoryModel(MAX_MODEL_LEN)
@@ -51,6 +52,7 @@ class EngineDriver:
                 max_batch_tokens=max_batch_tokens,
                 target_itl_ms=target_itl_ms,
                 num_speculative_tokens=num_speculative_tokens,
+                stall_timeout_s=stall_timeout_s,
             ),
             kv_cache_limit=KVCacheLimit(num_blocks * bytes_per_block(self.model)),
             max_model_len=MAX_MODEL_LEN,
