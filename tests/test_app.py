@@ -321,7 +321,10 @@ def test_a_stream_whose_body_nobody_iterates_is_logged_when_it_is_closed(
     server: InferenceServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     builder = EnvironBuilder(
-        path=COMPLETIONS, method="POST", json=body(stream=True), headers=[("X-Request-ID", "closed")]
+        path=COMPLETIONS,
+        method="POST",
+        json=body(stream=True),
+        headers=[("X-Request-ID", "closed")],
     )
     answer = create_app(server=server)(builder.get_environ(), lambda *_: lambda _: None)
     with caplog.at_level(logging.INFO, "realtime_serve.access"):
