@@ -23,23 +23,34 @@ from realtime_serve._event_streams import (
 )
 from realtime_serve.disconnect import GEVENT_WRITE
 from realtime_serve.errors import StalledReaderError
+from realtime_serve.flush_pace import FlushPace
 from realtime_serve.native import GeventParker, GeventWaker
 from realtime_serve.stall_clock import Pace, StallClock, num_taken_bytes
 from realtime_serve.stream_interface import SentStream
 
 
 class HubDrain:
-    """The drain of one hub, and whom it may have to wake."""
+    """The drain of one hub, and whom it may have to wake.
 
-    def __init__(self) -> None:
+    Args:
+        waker: The hub's.
+
+    Attributes:
+        pace: When it may pass over the streams again.
+    """
+
+    def __init__(self, waker: GeventWaker) -> None:
+        self.pace = FlushPace()
         self._drain = StreamDrain()
         self._sinks: dict[SocketStream, SocketSink] = {}
+        self._waker = waker
+        self._timer: Any = None
 
     @classmethod
     def of(cls, waker: GeventWaker) -> HubDrain:
         """The drain of the waker's hub, made at its first use."""
         if waker.work is None:
-            waker.work = cls()
+            waker.work = cls(waker)
         assert isinstance(waker.work, HubDrain)
         return waker.work
 
@@ -54,9 +65,27 @@ class HubDrain:
         self._sinks.pop(source, None)
 
     def run(self) -> list[GeventParker]:
-        """Pass over all streams; returns the parkers of those that have to look."""
-        sinks = [self._sinks[source] for source in self._drain.run()]
+        """Pass over all streams, or later; returns the parkers of those that have to look."""
+        now_s = time.monotonic()
+        wait_s = self.pace.wait_s(now_s)
+        if wait_s > 0:
+            self._run_after(wait_s)
+            return []
+        attended = self._drain.run()
+        left_some = any(source.attention & ATTENTION_AGAIN for source in attended)
+        self.pace.note_pass(now_s, time.monotonic(), left_some=left_some)
+        sinks = [self._sinks[source] for source in attended]
         return [sink.parker for sink in sinks if sink.attend()]
+
+    def _run_after(self, wait_s: float) -> None:
+        if self._timer is None:
+            self._timer = self._waker.loop.timer(wait_s)
+            self._timer.start(self._run_now)
+
+    def _run_now(self) -> None:
+        self._timer.close()
+        self._timer = None
+        self._waker.flush()
 
 
 class SocketSink:
@@ -72,6 +101,8 @@ class SocketSink:
         fd: The client's socket, of which it makes a duplicate.
         stream: What is told that its client has gone, or is slow, or is given up.
         stall_timeout_s: A client that takes nothing for this long is given up; None never.
+        max_flush_delay_s: Bounds what a busy hub's tokens wait for those of the next step; what
+            the stream that was opened last says holds for all streams of the hub.
 
     Attributes:
         source: What sends, and counts what it has sent.
@@ -88,6 +119,8 @@ class SocketSink:
         fd: int,
         stream: SentStream,
         stall_timeout_s: float | None,
+        *,
+        max_flush_delay_s: float = 0.0,
     ) -> None:
         self.parker = parker
         self.source = SocketStream(events, fd)
@@ -95,6 +128,7 @@ class SocketSink:
         self._stream = stream
         self._clock = None if stall_timeout_s is None else StallClock(stall_timeout_s)
         self._drain = HubDrain.of(parker.waker)
+        self._drain.pace.max_delay_s = max_flush_delay_s
         self._watchers: list[Any] = []
         if events is not None:
             self._drain.add(self.source, self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import gevent
@@ -99,6 +100,27 @@ def read_all(client: _socket.socket) -> bytes:
         if not piece:
             return data
         data += piece
+
+
+def test_a_busy_hub_joins_what_two_steps_bring() -> None:
+    def body() -> None:
+        ring, (server, client) = TokenRing(8), pair()
+        with open_sink(ring, server) as sink:
+            waker = sink.parker.waker
+            pace = HubDrain.of(waker).pace
+            pace.max_delay_s = 1.0
+            now_s = time.monotonic()
+            pace.note_pass(now_s - LONG_S, now_s, left_some=False)
+            for letter in b"ab":
+                ring.push(letter)
+                waker.flush()
+                gevent.sleep(0.001)
+            assert read_all(client) == b""
+            while not (received := read_all(client)):
+                gevent.sleep(0.01)
+            assert received == b"6\r\n<a><b>\r\n"
+
+    in_a_hub(body)
 
 
 def test_a_pass_sends_what_all_streams_have_and_wakes_nobody() -> None:

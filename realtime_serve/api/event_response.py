@@ -150,7 +150,12 @@ class _Delivery:
             return None
         try:
             sink = SocketSink(
-                parker, events, self.socket.fileno(), self._stream, self._config.stall_timeout_s
+                parker,
+                events,
+                self.socket.fileno(),
+                self._stream,
+                self._config.stall_timeout_s,
+                max_flush_delay_s=self._config.max_flush_delay_ms / 1000,
             )
         except OSError:  # no descriptor left: the server's own will do
             return None

@@ -233,6 +233,8 @@ class ServerConfig:
             nothing for this long is dropped, and its connection is closed.
         stream_timeout_s: Longest time from a request's submission to its end, as if it had come
             with that deadline; None is no limit.
+        max_flush_delay_ms: Where sending takes more than half of a hub's time, tokens wait up to
+            this long so that those of the next step share their send; 0 sends each step at once.
         half_close: What it means that a client has shut down its sending side: "cancel" that it
             has gone, "finish" that it awaits the rest of its answer. It has then gone once the
             connection fails, which nothing but sending to it may show.
@@ -274,6 +276,7 @@ class ServerConfig:
     slow_reader_policy: SlowReaderPolicy = "pause"
     stall_timeout_s: float | None = 60.0
     stream_timeout_s: float | None = None
+    max_flush_delay_ms: float = 5.0
     half_close: HalfClose = "cancel"
     max_body_bytes: int = 4 * 1024 * 1024
     keep_alive_s: float = 15.0
@@ -294,7 +297,7 @@ class ServerConfig:
             check_positive(name, getattr(self, name))
         for name in ("rate_limit_rpm", "rate_limit_burst"):
             check_positive(name, getattr(self, name))
-        for name in ("drain_delay_s", "drain_timeout_s"):
+        for name in ("drain_delay_s", "drain_timeout_s", "max_flush_delay_ms"):
             check_not_negative(name, getattr(self, name))
         check_choice("half_close", self.half_close, HALF_CLOSES)
         check_key("admin_api_key", self.admin_api_key)
