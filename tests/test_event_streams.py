@@ -236,3 +236,20 @@ def test_what_a_client_never_took_is_known_after_its_connection_has_ended() -> N
         assert sent + unsent > num_bytes
         stream.close()
         assert (stream.num_sent_bytes, stream.num_unsent_bytes) == (sent, unsent)
+
+
+def test_an_answer_that_lost_bytes_cannot_be_taken_for_a_whole_one() -> None:
+    """Also where the kernel has refused a send and the connection itself is sound."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        stream = SocketStream(None, ours.fileno())
+        stream.write(b"sent")
+        stream.write(b"x" * 40_000)  # as one packet, more than the socket may ever hold
+        assert stream.is_dead
+        assert stream.num_unsent_bytes > 40_000
+        stream.close()
+        assert theirs.recv(100) == b"4\r\nsent\r\n"
+        assert theirs.recv(100, socket.MSG_DONTWAIT) == b""  # the end: whoever has the original cannot send either
+        with pytest.raises(BrokenPipeError):
+            ours.send(b"0\r\n\r\n")
