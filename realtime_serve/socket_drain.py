@@ -98,7 +98,7 @@ class SocketSink:
     Args:
         parker: Where the stream's greenlet waits.
         events: What to drain; None if all events are written.
-        fd: The client's socket, of which it makes a duplicate.
+        fd: The client's socket, of which it makes a duplicate. Whoever has it keeps it open.
         stream: What is told that its client has gone, or is slow, or is given up.
         stall_timeout_s: A client that takes nothing for this long is given up; None never.
         max_flush_delay_s: Bounds what a busy hub's tokens wait for those of the next step; what
@@ -129,6 +129,7 @@ class SocketSink:
         self._clock = None if stall_timeout_s is None else StallClock(stall_timeout_s)
         self._drain = HubDrain.of(parker.waker)
         self._drain.pace.max_delay_s = max_flush_delay_s
+        self._watched_fd = fd
         self._watchers: list[Any] = []
         if events is not None:
             self._drain.add(self.source, self)
@@ -207,7 +208,9 @@ class SocketSink:
         if not self.source.is_blocked or self._watchers or self.is_stalled:
             return
         loop = self.parker.waker.loop
-        writable = loop.io(self.source.fileno(), GEVENT_WRITE)
+        # Not the duplicate: closing one of two descriptors of a socket leaves it in the hub's epoll
+        # set, and libev then makes that anew, with all connections of the process.
+        writable = loop.io(self._watched_fd, GEVENT_WRITE)
         self._watchers.append(writable)
         writable.start(self._go_on)
         if self._clock is not None:

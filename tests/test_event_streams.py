@@ -250,6 +250,8 @@ def test_an_answer_that_lost_bytes_cannot_be_taken_for_a_whole_one() -> None:
         assert stream.num_unsent_bytes > 40_000
         stream.close()
         assert theirs.recv(100) == b"4\r\nsent\r\n"
-        assert theirs.recv(100, socket.MSG_DONTWAIT) == b""  # the end: whoever has the original cannot send either
+        assert (
+            theirs.recv(100, socket.MSG_DONTWAIT) == b""
+        )  # the end: whoever has the original cannot send either
         with pytest.raises(BrokenPipeError):
             ours.send(b"0\r\n\r\n")

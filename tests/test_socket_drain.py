@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import gevent
 import pytest
@@ -328,6 +331,44 @@ def test_a_closed_sink_leaves_the_connection_to_the_server() -> None:
         assert read_all(client) == b"1\r\nx\r\n0\r\n\r\n"
 
     in_a_hub(body)
+
+
+def test_a_client_that_was_slow_leaves_nothing_in_the_hubs_poll_set() -> None:
+    """Or else that would be made anew, with all connections: milliseconds for everybody."""
+
+    def body() -> None:
+        server, client = pair()
+        before = polled_descriptors()
+        with open_sink(None, server) as sink:
+            sink.write(b"x" * 100_000)
+            gevent.sleep(0.001)  # the hub polls, and so registers what it has to watch
+            assert polled_descriptors() - before
+            reader = gevent.spawn(read_until, client, b"end\r\n")
+            sink.finish(b"end")
+            assert not sink.source.is_blocked
+        for number in polled_descriptors():
+            os.fstat(number)  # fails for one that is closed
+        reader.get()
+
+    in_a_hub(body)
+
+
+def read_until(client: _socket.socket, end: bytes) -> None:
+    data = b""
+    while not data.endswith(end):
+        gevent.sleep(0)
+        data += read_all(client)
+
+
+def polled_descriptors() -> set[int]:
+    """The numbers in the epoll sets of this process, those that are closed included."""
+    polled = set()
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the listing itself is closed by now
+            if os.readlink(f"/proc/self/fd/{number}") == "anon_inode:[eventpoll]":
+                text = Path(f"/proc/self/fdinfo/{number}").read_text()
+                polled |= {int(found) for found in re.findall(r"tfd: *(\d+)", text)}
+    return polled
 
 
 def test_a_client_that_has_gone_is_told_of_and_costs_nothing_more() -> None:
