@@ -36,6 +36,12 @@ def graceful_timeout_s() -> float | None:
     return None if worker is None else float(worker.cfg.graceful_timeout)
 
 
+def is_retiring() -> bool:
+    """Whether gunicorn has told this worker to go, or it has done its max_requests. Any thread."""
+    worker = _gunicorn_worker()
+    return worker is not None and not worker.alive
+
+
 def listening_addresses() -> list[Any]:
     """The addresses, as of getsockname(), on which gunicorn has this worker accept."""
     worker = _gunicorn_worker()

@@ -19,14 +19,19 @@ from flask import Flask
 from realtime_serve.api.connections import ClientConnections
 from realtime_serve.api.shutdown import Shutdown
 from realtime_serve.errors import ConflictError
+from realtime_serve.native import Lock, pause, spawn
 from realtime_serve.server import InferenceServer
 from realtime_serve.worker_processes import (
     is_gunicorn_worker,
+    is_retiring,
     listening_addresses,
     stop_all_workers,
 )
 
 Handler = Callable[[int, FrameType | None], Any]
+
+RETIRING_POLL_S = 0.25
+"""How often a worker is asked whether it goes, where no handler of ours can hear of it."""
 
 
 def stop_gunicorn() -> None:
@@ -47,6 +52,9 @@ def stop_gunicorn() -> None:
 class WorkerSignals:
     """Puts our handlers before those of a gunicorn worker, and does nothing anywhere else.
 
+    A worker that goes because it has done its max_requests is told so by no signal; there the
+    request that was the last one begins the shutdown.
+
     Args:
         app: What the worker serves; not serving yet.
         server: What is drained.
@@ -55,37 +63,56 @@ class WorkerSignals:
     def __init__(self, app: Flask, server: InferenceServer) -> None:
         self._server = server
         self._connections = ClientConnections(app)
+        self._lock = Lock()
         self._installed_in: int | None = None
-        # Under --preload there is no worker yet. Its first request finds one.
-        app.before_request(self.install)
+        self._shutdown: Shutdown | None = None
+        app.before_request(self._before_request)
 
     def install(self) -> None:
-        """Install the handlers, once in each worker process.
-
-        Only a main thread can. So in one case they are missing: where requests have threads
-        of their own, under --preload.
-        """
-        pid = os.getpid()
-        if self._installed_in == pid or threading.get_native_id() != pid:
+        """Install the handlers, once in each worker process. Any thread."""
+        if self._installed_in == os.getpid():
             return
-        self._installed_in = pid
-        if is_gunicorn_worker():
+        with self._lock:
+            is_first = self._installed_in != os.getpid()
+            self._installed_in = os.getpid()
+        if is_first and is_gunicorn_worker():
             self._install()
+
+    def _before_request(self) -> None:
+        self.install()  # under --preload there was no worker yet when the app was made
+        if self._shutdown is not None and is_retiring():
+            self._shutdown.begin()
 
     def _install(self) -> None:
         self._connections.know_listeners(listening_addresses())
         # Both are left to the worker, by signals that our handlers let pass. The second one is
         # there because it looks only once a second whether it may go, and could be killed first.
         signal_self = partial(os.kill, os.getpid())
-        shutdown = Shutdown(
+        self._shutdown = Shutdown(
             self._server,
             self._connections,
             close_listener=partial(signal_self, signal.SIGTERM),
             end_process=partial(signal_self, signal.SIGQUIT),
         )
+        if threading.get_native_id() == os.getpid():
+            self._put_handlers(self._shutdown)
+        else:
+            spawn(partial(_begin_when_retiring, self._shutdown))
+
+    def _put_handlers(self, shutdown: Shutdown) -> None:
         _put_before(signal.SIGTERM, partial(_stop, shutdown))
         for number in (signal.SIGINT, signal.SIGQUIT):
             _put_before(number, partial(_quit, self._server))
+
+
+def _begin_when_retiring(shutdown: Shutdown) -> None:
+    """Do what handlers would, where requests have threads of their own, under --preload.
+
+    Only a main thread can install handlers, and that one never comes to us there.
+    """
+    while not is_retiring():
+        pause(RETIRING_POLL_S)
+    shutdown.begin()
 
 
 def _stop(shutdown: Shutdown, own: Handler, number: int, frame: FrameType | None) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from realtime_serve.api.connections import ClientConnections
 from realtime_serve.drain import drain_timeout_s
-from realtime_serve.native import pause, spawn
+from realtime_serve.native import Lock, pause, spawn
 from realtime_serve.server import InferenceServer
 
 logger = logging.getLogger("realtime_serve")
@@ -49,6 +49,7 @@ class Shutdown:
         self._connections = connections
         self._close_listener = close_listener
         self._end_process = end_process
+        self._once = Lock()
         self._begun_at_s: float | None = None
         self.timeout_s = drain_timeout_s(server.config.drain_timeout_s)
         self.delay_s = min(server.config.drain_delay_s, self.timeout_s)
@@ -60,8 +61,11 @@ class Shutdown:
         return begun_at_s is not None and time.monotonic() >= begun_at_s + self.delay_s
 
     def begin(self) -> None:
-        """Take the first step; the others follow by themselves. A signal handler may call."""
-        if self._begun_at_s is None:
+        """Take the first step; the others follow by themselves.
+
+        Any thread may call, and so may a signal handler.
+        """
+        if self._once.try_acquire():  # and never released
             self._begun_at_s = time.monotonic()
             self._server.drain(self.timeout_s)
             spawn(self._go_on)

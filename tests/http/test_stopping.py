@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from support.echo_process import start_echo
 from support.event_stream import DONE, EventStream
 from support.live_server import MODEL, LiveServer, start_server
 from support.processes import children, is_running
+from support.raw_stream import RawStream, payloads, stream_request
 
 pytestmark = pytest.mark.not_under_gevent("the server is a process of its own")
 
@@ -93,8 +95,13 @@ def test_a_long_stream_is_cut_with_an_error_event_its_usage_and_a_proper_end(
 
 @pytest.mark.parametrize(
     "options",
-    [("--preload",), ("--worker-class=gthread", "--threads=4"), ("--worker-class=sync",)],
-    ids=["preload", "gthread", "sync"],
+    [
+        ("--preload",),
+        ("--worker-class=gthread", "--threads=4"),
+        ("--worker-class=gthread", "--threads=4", "--preload"),
+        ("--worker-class=sync",),
+    ],
+    ids=["preload", "gthread", "gthread preload", "sync"],
 )
 def test_other_ways_to_serve_the_app_drain_as_well(
     options: tuple[str, ...], tmp_path: Path
@@ -117,6 +124,30 @@ def test_who_is_in_a_hurry_waits_for_no_stream_but_each_says_how_it_ends(
         server.process.send_signal(number)
         assert_cut(stream.rest())
     end(server)
+
+
+@pytest.mark.parametrize("options", [(), ("--worker-class=gthread", "--threads=4")])
+def test_a_worker_that_has_done_its_requests_cuts_what_runs_as_one_that_is_told_to_stop(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """With one worker this is a bad idea, since it takes new ones only once the old one is gone."""
+    server = start_echo(
+        tmp_path / "log",
+        *(options or ("--worker-class=gevent",)),
+        *HURRIED,
+        "--max-requests=50",
+        environ={"ECHO_STEP_MS": "10"},
+    )
+    (worker,) = children(server.process.pid)
+    with RawStream(server.port) as stream:
+        stream.send(stream_request("x", max_tokens=100_000))
+        assert stream.read_head()[0] == 200
+        while "Autorestarting" not in server.log:
+            assert server.request("GET", "/health/live").status == 200
+        assert_cut(payloads(b"".join(content for _, content in stream.chunks())))
+    server.wait_until(lambda: children(server.process.pid) not in ([], [worker]), "replaced")
+    server.wait_until(server.is_ready, "ready again")
+    stop(server)
 
 
 def test_connections_on_which_nothing_happens_hold_up_nobody(tmp_path: Path) -> None:

@@ -23,8 +23,10 @@ from flask import Flask, Response, jsonify, request
 from gevent import Greenlet
 
 from realtime_serve.api.client import client_socket
-from realtime_serve.app import create_app, log_to_stderr
+from realtime_serve.api.gunicorn import WorkerSignals
+from realtime_serve.app import EXTENSION, create_app, log_to_stderr
 from realtime_serve.config import load_config
+from realtime_serve.worker_processes import is_gunicorn_worker
 from support.echo_engine import MAX_MODEL_LEN, MAX_SEQS, EchoEngine, echo_server
 
 
@@ -77,4 +79,7 @@ class PassesOn:
 
 log_to_stderr()
 app = make_app()
+_signals = WorkerSignals(app, app.extensions[EXTENSION].server)
+if is_gunicorn_worker():
+    _signals.install()
 wrapped = PassesOn(app)
