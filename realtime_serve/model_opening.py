@@ -9,6 +9,7 @@ may take long.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -68,14 +69,12 @@ class ModelOpening:
         Raises:
             ServeError: The model's files cannot be used.
         """
-        if self._claim():
+        if self._claim(math.inf):
             self._register()
 
     def start_aside(self) -> None:
         """As `start`, in a thread or greenlet of its own, and not soon after a failure."""
-        failure = self._failure
-        is_due = failure is None or self._clock() >= failure.reopen_at_s
-        if not is_due or not self._claim():
+        if not self._claim(self._clock()):
             return
         try:
             threading.Thread(target=self._register_and_log, daemon=True).start()
@@ -133,13 +132,19 @@ class ModelOpening:
             retry_after_s=max(OPENING_RETRY_S, failure.reopen_at_s - self._clock()),
         )
 
-    def _claim(self) -> bool:
-        """True for the one caller in this process that has to register the model."""
+    def _claim(self, now_s: float) -> bool:
+        """True for the one caller in this process that has to register the model.
+
+        Args:
+            now_s: When; of those who come before another attempt may follow, nobody has to.
+        """
         if self._claimed_by == os.getpid() or len(self._server.registry) > 0:
             return False
-        with self._lock:
-            claimed = self._claimed_by != os.getpid()
-            self._claimed_by = os.getpid()
+        with self._lock:  # whoever gives the claim back has noted the failure before
+            is_free = self._claimed_by != os.getpid()
+            claimed = is_free and (self._failure is None or now_s >= self._failure.reopen_at_s)
+            if claimed:
+                self._claimed_by = os.getpid()
         return claimed
 
     def _register(self) -> None:
@@ -148,13 +153,19 @@ class ModelOpening:
         except Exception as error:
             self._note_failure(error)
             raise
+        except BaseException:  # whoever opened it was ended, not the attempt
+            self._give_back(_Failure("Opening it was interrupted.", self._clock()))
+            raise
         finally:
             self._wake()
 
     def _note_failure(self, error: Exception) -> None:
         """Leave the next attempt to whoever comes when it is due."""
         reason = without_directories(public_reason(error), self._server.config.model)
-        self._failure = _Failure(reason, self._clock() + REOPEN_AFTER_S)
+        self._give_back(_Failure(reason, self._clock() + REOPEN_AFTER_S))
+
+    def _give_back(self, failure: _Failure) -> None:
+        self._failure = failure
         self._claimed_by = None
 
     def _register_and_log(self) -> None:

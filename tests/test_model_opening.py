@@ -96,6 +96,39 @@ def test_files_that_cannot_be_opened_are_not_read_again_for_each_who_asks(
     assert absent.num_failures == 2
 
 
+def test_an_attempt_that_failed_while_somebody_asked_is_not_repeated_for_them(
+    server: InferenceServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempts: list[float] = []
+
+    def clock() -> float:
+        """Whoever looks at it is overtaken by somebody whose attempt fails."""
+        if not attempts:
+            attempts.append(0.0)
+            with pytest.raises(ModelLoadError):
+                opening.start()
+        return 1000.0
+
+    opening = ModelOpening(server, clock)
+    opening.start_aside()
+    with pytest.raises(ModelLoadError):  # nothing is being opened, which would hinder this
+        opening.start()
+    assert "cannot be served" not in caplog.text
+
+
+def test_an_attempt_that_was_interrupted_keeps_nobody_from_the_next_one(
+    absent: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("realtime_serve.server.model_from_files", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            absent.opening.start()
+    assert "model.gguf does not exist" in absent.fail().message
+
+
 def test_a_model_whose_files_appear_is_served_without_anybodys_help(
     absent: Opening, server: InferenceServer, path: Path, gguf_path: str
 ) -> None:
