@@ -19,9 +19,6 @@ from typing import ClassVar
 
 from realtime_serve.native import Parker, ThreadParker, Waker, new_parker
 
-_NO_CONTEXT = contextvars.Context()
-"""What wakes tasks needs no variables; without it each wake-up would copy those of a thread."""
-
 
 class AsyncioWaker(Waker):
     """Schedules one callback in a loop; `_armed` keeps it to one until that has run.
@@ -48,6 +45,9 @@ class AsyncioWaker(Waker):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._ready: set[asyncio.Future[None]] = set()
         self._armed = False
+        # What wakes tasks needs no variables; without this one each wake-up would copy those of a
+        # thread. One for each loop: no two of them may be in the same context at once.
+        self._no_variables = contextvars.Context()
         # Weak: the mapping's value must not keep its key alive.
         self._loop = weakref.ref(loop)
 
@@ -71,7 +71,7 @@ class AsyncioWaker(Waker):
             return
         self._armed = True
         try:
-            loop.call_soon_threadsafe(self._wake_all, context=_NO_CONTEXT)
+            loop.call_soon_threadsafe(self._wake_all, context=self._no_variables)
         except RuntimeError:
             # A loop that is closed leaves nobody to wake; that is its own affair, and not the
             # inference thread's. Asking first would race with the closing.

@@ -134,6 +134,39 @@ def test_no_wake_up_is_lost_between_a_busy_thread_and_a_task() -> None:
     asyncio.run(asyncio.wait_for(scenario(), LONG_S))
 
 
+def test_a_loop_is_woken_while_another_one_wakes_its_tasks() -> None:
+    """In threads of their own, they may do so at the very same time."""
+    inside, released = ThreadParker(), ThreadParker()
+
+    class Slow(asyncio.Future[None]):
+        """Holds up whoever settles it."""
+
+        def set_result(self, result: None) -> None:
+            inside.unpark()
+            released.park(LONG_S)
+            super().set_result(result)
+
+    async def slow() -> None:
+        parker = AsyncioParker.of_running_loop()
+        parker.awaited = future = Slow()
+        wake(parker)
+        await asyncio.wait_for(future, LONG_S)
+
+    async def scenario() -> None:
+        other = asyncio.create_task(asyncio.to_thread(asyncio.run, slow()))
+        await asyncio.to_thread(inside.park, LONG_S)
+        parker = AsyncioParker.of_running_loop()
+        waiting = asyncio.create_task(parker.wait())
+        await asyncio.sleep(0)
+        wake(parker)
+        woken, _ = await asyncio.wait([waiting], timeout=LONG_S)
+        released.unpark()
+        assert woken
+        await other
+
+    asyncio.run(scenario())
+
+
 def test_a_wait_ends_at_its_timeout() -> None:
     async def scenario() -> None:
         parker = AsyncioParker.of_running_loop()
