@@ -10,9 +10,8 @@ from typing import Any
 
 import openai
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from support.live_server import MODEL, LiveServer
+from support.live_server import MODEL, LiveServer, metric
 
 pytestmark = pytest.mark.not_under_gevent("the server is a process of its own")
 
@@ -25,17 +24,6 @@ GREEDY: Any = {"model": MODEL, "temperature": 0, "max_tokens": 24}
 def client(live_server: LiveServer) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{live_server.url}/v1", api_key="none") as client:
         yield client
-
-
-def metric(server: LiveServer, name: str, **labels: str) -> float:
-    """Sum of a metric's samples that carry the labels; 0 when there is none."""
-    text = server.request("GET", "/metrics").body.decode()
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
 
 
 def raw_stream(server: LiveServer, body: dict[str, Any]) -> tuple[dict[str, str], bytes]:

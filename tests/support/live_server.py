@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 START_TIMEOUT_S = 120.0
 """Only a hung start takes this long; a loaded machine may need more than the usual 8 s."""
 
@@ -151,3 +153,14 @@ def start_program(
             server.kill()
             raise
     return server
+
+
+def metric(server: LiveServer, name: str, **labels: str) -> float:
+    """Sum of a metric's samples that carry the labels; 0 when there is none."""
+    text = server.request("GET", "/metrics").body.decode()
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
