@@ -202,6 +202,31 @@ def test_the_repeated_limits_are_those_of_the_native_code() -> None:
     assert _token_ring.MAX_CAPACITY == MAX_RING_CAPACITY
 
 
+@pytest.mark.parametrize(
+    ("settings", "lease_s"),
+    [
+        ({}, 60.0),
+        ({"stall_timeout_s": 5.0}, 5.0),
+        ({"stall_timeout_s": None}, None),
+        ({"slow_reader_policy": "drop"}, 0.0),
+        ({"slow_reader_policy": "drop", "stall_timeout_s": None}, 0.0),
+    ],
+)
+def test_a_reader_may_do_nothing_until_it_stalls_or_not_at_all(
+    settings: dict[str, Any], lease_s: float | None
+) -> None:
+    assert BatchConfig(**settings).reader_lease_s == lease_s
+
+
+@pytest.mark.parametrize("kind", [BatchConfig, ServerConfig])
+def test_what_becomes_of_slow_readers_is_one_of_two_words(kind: type[Any]) -> None:
+    assert refused_field(kind, slow_reader_policy="wait") == "slow_reader_policy"
+
+
+def test_what_a_half_close_means_is_one_of_two_words() -> None:
+    assert refused_field(ServerConfig, half_close="ignore") == "half_close"
+
+
 def test_a_burst_without_a_rate_is_refused() -> None:
     assert refused_field(ServerConfig, rate_limit_burst=5) == "rate_limit_burst"
     assert ServerConfig(rate_limit_burst=5, rate_limit_rpm=60).rate_limit_burst == 5

@@ -295,6 +295,61 @@ static void test_nothing_can_be_sent_after_an_abort(void)
     close(fds[1]);
 }
 
+/* Reads until the connection ends; keeps the last bytes. Returns how many there were. */
+static size_t read_to_end(int fd, char *last, size_t num_last)
+{
+    char piece[4096];
+    size_t num_read = 0;
+    ssize_t num_bytes;
+    while ((num_bytes = recv(fd, piece, sizeof piece, 0)) > 0)
+        for (ssize_t i = 0; i < num_bytes; i++, num_read++) {
+            memmove(last, last + 1, num_last - 1);
+            last[num_last - 1] = piece[i];
+        }
+    CHECK(num_bytes == 0);
+    return num_read;
+}
+
+static void test_an_answer_is_concluded_past_the_bound(void)
+{
+    static char bytes[CHUNKED_OUTPUT_MAX_QUEUED_BYTES * 2];
+    chunked_output output;
+    char last[9];
+    int fds[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    CHECK(chunked_output_open(&output, fds[0]));
+    CHECK(chunked_output_write(&output, bytes, sizeof bytes));
+    CHECK(chunked_output_flush(&output) == CHUNKED_OUTPUT_BLOCKED);
+    CHECK(chunked_output_write(&output, "end", 3));
+    CHECK(chunked_output_conclude(&output));
+    CHECK(output.state == CHUNKED_OUTPUT_DEAD);
+    CHECK(output.num_lost == 0);
+    CHECK(read_to_end(fds[1], last, sizeof last) == output.num_sent);
+    CHECK(memcmp(last, "nd\r\n0\r\n\r\n", sizeof last) == 0);
+    chunked_output_close(&output);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static void test_what_the_kernel_does_not_take_cuts_the_answer_off(void)
+{
+    static char bytes[CHUNKED_OUTPUT_MAX_QUEUED_BYTES * 2];
+    chunked_output output;
+    char last[1];
+    int fds[2];
+    open_pair(fds);
+    CHECK(chunked_output_open(&output, fds[0]));
+    CHECK(chunked_output_write(&output, bytes, sizeof bytes));
+    CHECK(!chunked_output_conclude(&output));
+    CHECK(output.num_lost > 0);
+    CHECK(send(fds[0], "0\r\n\r\n", 5, MSG_NOSIGNAL) < 0);
+    CHECK(read_to_end(fds[1], last, sizeof last) == output.num_sent);
+    CHECK(!chunked_output_conclude(&output));
+    chunked_output_close(&output);
+    close(fds[0]);
+    close(fds[1]);
+}
+
 static void test_a_client_that_has_gone_is_noticed_and_costs_no_more(void)
 {
     chunked_output output;
@@ -321,6 +376,8 @@ int main(void)
     test_a_stalled_client_is_given_no_more_than_the_bound();
     test_closing_with_bytes_unsent_ends_the_connection();
     test_nothing_can_be_sent_after_an_abort();
+    test_an_answer_is_concluded_past_the_bound();
+    test_what_the_kernel_does_not_take_cuts_the_answer_off();
     test_a_client_that_has_gone_is_noticed_and_costs_no_more();
     puts("event_streams: ok");
     return 0;

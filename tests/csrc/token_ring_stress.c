@@ -219,6 +219,40 @@ static void test_no_wake_up_is_lost(size_t capacity, size_t num_needed)
     sem_destroy(&stall.wakes);
 }
 
+/* ---- the producer sees whatever the reader, or somebody for it, does ---- */
+
+static void *renew_and_pop(void *argument)
+{
+    token_ring *ring = argument;
+    token_record record;
+    for (int number = 0; number < NUM_ROUNDS; number++) {
+        token_ring_renew(ring);
+        while (token_ring_pop(ring, &record, 1) == 0)
+            sched_yield();
+    }
+    token_ring_release(ring);
+    return NULL;
+}
+
+static void test_the_readers_activity_only_grows(void)
+{
+    token_ring *ring = token_ring_new(4);
+    uint64_t activity = token_ring_reader_activity(ring);
+    CHECK(activity == 0);
+    pthread_t reader = start_thread(renew_and_pop, token_ring_retain(ring));
+    for (int number = 0; number < NUM_ROUNDS; number++) {
+        token_record record = record_of(number);
+        while (!token_ring_push(ring, &record))
+            sched_yield();
+        uint64_t now = token_ring_reader_activity(ring);
+        CHECK(now >= activity);
+        activity = now;
+    }
+    join_thread(reader);
+    CHECK(token_ring_reader_activity(ring) == 2 * NUM_ROUNDS);
+    token_ring_release(ring);
+}
+
 int main(void)
 {
     test_order_and_content(1);
@@ -227,6 +261,7 @@ int main(void)
     test_last_owner_frees();
     test_no_wake_up_is_lost(1, 1);
     test_no_wake_up_is_lost(4, 2);
+    test_the_readers_activity_only_grows();
     puts("token_ring: ok");
     return 0;
 }
