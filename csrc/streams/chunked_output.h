@@ -1,7 +1,7 @@
 /* chunked_output: one HTTP answer's chunks on their way to a client, never waiting for it.
  *
  *     chunk ─▶ bytes ─▶ send() without blocking ─▶ the kernel's queue ─▶ the client
- *              └── at most CHUNKED_OUTPUT_MAX_UNSENT_BYTES in both, or the output is blocked ──┘
+ *              └───────── at most 64 KiB in both, or the output is blocked ─────────┘
  *
  * The output owns a duplicate of the connection's descriptor: the number of the original may be
  * closed and given to another client at any time, that of the duplicate cannot. Closing an output

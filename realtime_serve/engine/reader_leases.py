@@ -51,7 +51,7 @@ class ReaderLeases(Generic[Owner]):
             now_s: The instant; never before that of an earlier call.
 
         Returns:
-            Those to be ended.
+            Those that have to end now; their leases are gone.
         """
         if self._lease_s is None:
             return []
@@ -62,7 +62,10 @@ class ReaderLeases(Generic[Owner]):
             if lease is None or lease.activity != activity:
                 lease = _Lease(activity, now_s + self._lease_s)
             self._leases[owner] = lease
-        return [each for each, lease in self._leases.items() if lease.ends_at_s <= now_s]
+        lapsed = [each for each, lease in self._leases.items() if lease.ends_at_s <= now_s]
+        for owner in lapsed:
+            del self._leases[owner]
+        return lapsed
 
     @property
     def next_end_at_s(self) -> float | None:

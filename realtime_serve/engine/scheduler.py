@@ -46,9 +46,6 @@ CANCEL_REASONS = {
     _token_ring.DEADLINE: FinishReason.DEADLINE,
 }
 
-STOPPED = frozenset({SequenceStatus.PAUSED, SequenceStatus.PREEMPTED})
-"""Where a sequence is that has tokens and a full ring."""
-
 
 @dataclass(kw_only=True, slots=True)
 class _CatchingUp:
@@ -253,7 +250,12 @@ class Scheduler:
                 sequence.enter(running)
 
     def _drop_unread(self, now_s: float) -> list[Sequence]:
-        waiting = [each for each in self._seated if each.status in STOPPED and _is_full(each)]
+        paused, preempted = SequenceStatus.PAUSED, SequenceStatus.PREEMPTED
+        waiting = [
+            sequence
+            for sequence in self._seated
+            if (sequence.status is paused or sequence.status is preempted) and _is_full(sequence)
+        ]
         lapsed = self._leases.lapsed(waiting, now_s)
         for sequence in lapsed:
             self.finish(sequence, FinishReason.CANCELLED, StalledReaderError())

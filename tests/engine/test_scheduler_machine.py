@@ -1,7 +1,7 @@
 """Any history of arrivals, forks, cancellations, slow readers and steps, in a pool too small.
 
-With and without guesses: there are two tokens only, in no order, so that guesses are often
-right and often wrong.
+Readers that do nothing are dropped at once, after three steps or never. With and without
+guesses: there are two tokens only, in no order, so that guesses are often right and often wrong.
 
 Hypothesis looks for one that breaks an invariant. After every step `check_integrity` holds, the
 driver's memory shows that nobody reads a block which holds anything but its own history, and at
@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from realtime_serve import _token_ring
 from realtime_serve.engine.sequence import Sequence, SequenceStatus
 from realtime_serve.engine.speculation import Speculation
+from realtime_serve.engine.step_plan import SchedulerOutput
 from realtime_serve.types import FinishReason, RequestPriority
 from support.scheduler_driver import BLOCK_SIZE
 from support.scheduler_driver import SchedulerDriver as Driver
@@ -33,13 +34,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         num_blocks=st.integers(2, 12),
         max_batch_tokens=st.sampled_from([6, 9, 100]),
         num_speculative_tokens=st.sampled_from([0, 2, 8]),
+        reader_lease_s=st.sampled_from([None, 0.0, 3.0]),
     )
-    def start(self, num_blocks: int, max_batch_tokens: int, num_speculative_tokens: int) -> None:
+    def start(
+        self,
+        num_blocks: int,
+        max_batch_tokens: int,
+        num_speculative_tokens: int,
+        reader_lease_s: float | None,
+    ) -> None:
+        self.now_s = 0.0
         self.driver = Driver(
             num_blocks,
             max_num_seqs=6,
             max_batch_tokens=max_batch_tokens,
             speculation=Speculation(num_speculative_tokens) if num_speculative_tokens else None,
+            reader_lease_s=reader_lease_s,
             next_token=lambda history: 1 + (history % 3 == 0),
         )
 
@@ -105,10 +115,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(num_steps=st.sampled_from([1, 1, 1, 5]))
     def step(self, num_steps: int) -> None:
         for _ in range(num_steps):
-            plan = self.driver.step()
+            plan = self.step_once()
             seated = self.seated()
             has_moved = plan.scheduled or plan.dropped
             assert has_moved or not seated or any(s.ring.free_space() == 0 for s in seated)
+
+    def step_once(self) -> SchedulerOutput:
+        self.now_s += 1.0
+        return self.driver.step(self.now_s)
 
     @invariant()
     def integrity(self) -> None:
@@ -123,7 +137,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             for sequence in self.driver.added:
                 sequence.ring.pop(1)
             if self.driver.scheduler.num_sequences:
-                plan = self.driver.step()
+                plan = self.step_once()
                 assert plan.scheduled or plan.dropped, "the readers read, and yet nothing moves"
         assert self.driver.scheduler.num_sequences == self.driver.pool.num_used == 0
         for sequence in self.driver.added:
