@@ -108,6 +108,14 @@ class BodyTooLargeError(ServeError):
     default_code = "body_too_large"
 
 
+class BodyTimeoutError(ServeError):
+    """The request's body has not come within body_timeout_s."""
+
+    status = 408
+    type = "invalid_request_error"
+    default_code = "body_timeout"
+
+
 class UnsupportedMediaTypeError(ServeError):
     """The body is not plain application/json."""
 

@@ -1,13 +1,19 @@
-"""From a Flask request to its checked JSON object, reading no byte too many."""
+"""From a Flask request to its checked JSON object, reading no byte too many, and not for ever."""
 
 from __future__ import annotations
 
+import socket
+from functools import partial
 from typing import Any
 
 from flask import Request
 
+from realtime_serve.alarm import Alarm
+from realtime_serve.api.client import client_socket
+from realtime_serve.api.connections import shut
 from realtime_serve.api.json_body import parse_json_object
 from realtime_serve.errors import (
+    BodyTimeoutError,
     BodyTooLargeError,
     InvalidRequestError,
     RequestCancelledError,
@@ -17,12 +23,16 @@ from realtime_serve.errors import (
 JSON_TYPE = "application/json"
 
 
-def read_json_object(request: Request, max_body_bytes: int) -> dict[str, Any]:
+def read_json_object(
+    request: Request, max_body_bytes: int, body_timeout_s: float
+) -> dict[str, Any]:
     """Read and parse the body of a request.
 
     Args:
         request: The current request.
         max_body_bytes: A longer body is refused unread.
+        body_timeout_s: One that takes longer to come is refused, and its connection closed;
+            where the WSGI server does not show the socket, that is left to it.
 
     Returns:
         The JSON object.
@@ -30,10 +40,21 @@ def read_json_object(request: Request, max_body_bytes: int) -> dict[str, Any]:
     Raises:
         UnsupportedMediaTypeError: Not application/json, or compressed.
         BodyTooLargeError: Too long.
+        BodyTimeoutError: Too slow.
         InvalidRequestError: Cut short, or not a JSON object.
     """
     _require_plain_json(request)
-    return parse_json_object(_read(request, max_body_bytes))
+    sock = client_socket(request.environ)
+    if sock is None:
+        return parse_json_object(_read(request, max_body_bytes))
+    with Alarm(body_timeout_s, partial(shut, sock, socket.SHUT_RD)) as alarm:
+        try:
+            body = _read(request, max_body_bytes)
+        except InvalidRequestError:
+            if alarm.rang:  # it ended early because we have ended it
+                raise _too_slow(body_timeout_s) from None
+            raise
+    return parse_json_object(body)
 
 
 def _require_plain_json(request: Request) -> None:
@@ -70,6 +91,10 @@ def _receive(request: Request, num_bytes: int) -> bytes:
         raise InvalidRequestError(
             "The body ended early, or its chunks are malformed. Send it whole."
         ) from None
+
+
+def _too_slow(body_timeout_s: float) -> BodyTimeoutError:
+    return BodyTimeoutError(f"The body has not come within {body_timeout_s:g} s.")
 
 
 def _too_large(max_body_bytes: int) -> BodyTooLargeError:

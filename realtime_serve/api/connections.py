@@ -57,14 +57,14 @@ class ClientConnections:
         for sock in self._open_sockets(busy):
             inode = _inode(sock.fileno())
             if inode in self._idle_before:
-                _shut(sock, _socket.SHUT_RD)
+                shut(sock, _socket.SHUT_RD)
             idle.add(inode)
         self._idle_before = idle
 
     def shut_all(self) -> None:
         """Cut all connections, whatever is under way on them: for their clients that is the end."""
         for sock in self._open_sockets():
-            _shut(sock, _socket.SHUT_RDWR)
+            shut(sock, _socket.SHUT_RDWR)
 
     def _open_sockets(self, skipped: Set[int] = frozenset()) -> Iterator[_socket.socket]:
         """Duplicates of our connections' sockets, each closed again before the next.
@@ -109,6 +109,7 @@ def _inode(descriptor: int) -> int:
     return os.fstat(descriptor).st_ino
 
 
-def _shut(sock: _socket.socket, how: int) -> None:
+def shut(sock: _socket.socket, how: int) -> None:
+    """Shut one side of a connection, or both; nothing if it is closed already."""
     with contextlib.suppress(OSError):  # the client has closed it already
         sock.shutdown(how)

@@ -145,7 +145,8 @@ def _add_rule(
 
 
 def _body(server: InferenceServer) -> dict[str, Any]:
-    return read_json_object(request, server.config.max_body_bytes)
+    config = server.config
+    return read_json_object(request, config.max_body_bytes, config.body_timeout_s)
 
 
 def _submit(

@@ -58,6 +58,16 @@ MAX_BATCH_TOKENS = 2**16
 MAX_RING_CAPACITY = 2**20
 """The native ring's MAX_CAPACITY, repeated for the same reason."""
 
+POSITIVE = (
+    "max_body_bytes",
+    "body_timeout_s",
+    "keep_alive_s",
+    "stream_timeout_s",
+    "rate_limit_rpm",
+    "rate_limit_burst",
+)
+"""What must be above 0 in a ServerConfig, if it is set."""
+
 MAX_SPECULATIVE_TOKENS = 15
 """With its last token before them, one sequence then has the 16 rows that are nearly free."""
 
@@ -239,6 +249,7 @@ class ServerConfig:
             has gone, "finish" that it awaits the rest of its answer. It has then gone once the
             connection fails, which nothing but sending to it may show.
         max_body_bytes: Longest request body; more is refused with 413 before parsing.
+        body_timeout_s: A request whose body has not come by then is refused with 408.
         keep_alive_s: A silent stream gets an SSE comment this often, on what it waits for.
         rate_limit_rpm: Requests a minute that one client may make; None is no limit.
         rate_limit_burst: Requests a client may make at once; None is one minute's worth.
@@ -279,6 +290,7 @@ class ServerConfig:
     max_flush_delay_ms: float = 5.0
     half_close: HalfClose = "cancel"
     max_body_bytes: int = 4 * 1024 * 1024
+    body_timeout_s: float = 30.0
     keep_alive_s: float = 15.0
     rate_limit_rpm: float | None = None
     rate_limit_burst: int | None = None
@@ -293,9 +305,7 @@ class ServerConfig:
         check_types(self)
         self.model_config()
         self.batch_config()
-        for name in ("max_body_bytes", "keep_alive_s", "stream_timeout_s"):
-            check_positive(name, getattr(self, name))
-        for name in ("rate_limit_rpm", "rate_limit_burst"):
+        for name in POSITIVE:
             check_positive(name, getattr(self, name))
         for name in ("drain_delay_s", "drain_timeout_s", "max_flush_delay_ms"):
             check_not_negative(name, getattr(self, name))
