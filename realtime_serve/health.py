@@ -14,8 +14,10 @@ class Health:
     """What a health check reports.
 
     Args:
+        live: Whether the process can still be expected to serve again by itself.
         ready: Whether requests are served now, and may be sent here.
         draining: Whether the server is about to end, and so not ready.
+        stuck: Whether an engine is at one step for so long that it will not be done soon.
         models: State of each model by name.
         failures: Why those that failed did, without what only the log may say.
         open_streams: Streams that have not ended.
@@ -23,8 +25,10 @@ class Health:
         waiting: Requests that wait for a seat or for blocks.
     """
 
+    live: bool
     ready: bool
     draining: bool
+    stuck: bool
     models: Mapping[str, ModelState]
     failures: Mapping[str, str]
     open_streams: int
@@ -40,6 +44,8 @@ class Health:
         serving: bool,
         draining: bool,
         open_streams: int,
+        stuck_after_s: float,
+        dead_after_s: float | None,
     ) -> Self:
         """The health of this instant.
 
@@ -50,7 +56,11 @@ class Health:
             serving: Whether this process serves at all.
             draining: Whether it is about to end.
             open_streams: Streams that have not ended.
+            stuck_after_s: A step that takes longer is stuck.
+            dead_after_s: One that takes longer will never end; None is never.
         """
+        step_s = max((model.step_s for model in models), default=0.0)
+        stuck = step_s > stuck_after_s
         registered = {model.name: model.state for model in models}
         states = {**dict.fromkeys(unopened, ModelState.FAILED), **registered}
         # Of those only that had failed above: another may fail between the two readings.
@@ -61,8 +71,11 @@ class Health:
         }
         return cls(
             draining=draining,
+            stuck=stuck,
+            live=dead_after_s is None or step_s <= dead_after_s,
             ready=serving
             and not draining
+            and not stuck
             and bool(models)
             and all(state is ModelState.READY for state in states.values()),
             models=states,

@@ -101,6 +101,12 @@ class Model:
         return self._thread.stats
 
     @property
+    def step_s(self) -> float:
+        """How long the engine has been at its present step; 0 between steps."""
+        started_at_s = self._thread.step_started_at_s
+        return 0.0 if started_at_s is None else time.monotonic() - started_at_s
+
+    @property
     def max_model_len(self) -> int | None:
         """Most tokens a prompt and its output may have; None before it has loaded."""
         return None if self.stats is None else self.stats.max_model_len

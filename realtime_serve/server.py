@@ -338,6 +338,8 @@ class InferenceServer(AsyncioServer):
             serving=self._pid == os.getpid(),
             draining=self._drain.begun,
             open_streams=len(self.streams),
+            stuck_after_s=self.config.stuck_after_s,
+            dead_after_s=self.config.dead_after_s,
         )
 
     def drain(self, timeout_s: float | None = None) -> None:

@@ -66,6 +66,7 @@ class InferenceThread:
         failed_to_load: Whether it has failed before it ever served.
         load_progress: Share of what takes long in loading that is done, if the loader tells.
         stats: The engine's figures after its last step; None while there is no engine.
+        step_started_at_s: When the step began that is being computed; None between steps.
         notices: What it had to say, oldest first; whoever logs it takes it out.
     """
 
@@ -76,6 +77,7 @@ class InferenceThread:
         self.failed_to_load = False
         self.load_progress = 0.0
         self.stats: EngineStats | None = None
+        self.step_started_at_s: float | None = None
         self.notices: deque[str] = deque(maxlen=MAX_NOTICES)
         self._load: EngineLoader | None = load
         self._batch = batch
@@ -153,6 +155,7 @@ class InferenceThread:
             self._enter(WorkerState.STOPPED)
         finally:
             self.stats = None
+            self.step_started_at_s = None
             engine.close()
 
     def _load_engine(self) -> Engine | None:
@@ -221,8 +224,9 @@ class InferenceThread:
 
     def _step(self, engine: Engine) -> StepOutput:
         """Run one step and deliver it."""
-        start_s = time.monotonic()
+        start_s = self.step_started_at_s = time.monotonic()
         output = engine.step(start_s)
+        self.step_started_at_s = None
         self._note_prompts(output, start_s)
         touched = {request_id: self._seated[request_id] for request_id in output.updated}
         for finished in output.finished:

@@ -1,6 +1,7 @@
 """Liveness, readiness and metrics, for orchestrators and dashboards.
 
-Liveness says that the process answers at all; readiness, that models are loaded.
+Liveness says that the process answers at all, and is not at one step for good; readiness, that
+models are loaded, and their steps end.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def health_blueprint(server: InferenceServer, metrics: MetricsCollector, name: s
 
     @blueprint.get("/health/live")
     def live() -> Response:
-        return json_response({"status": "live"})
+        if server.health().live:
+            return json_response({"status": "live"})
+        return json_response({"status": "stuck"}, 503)
 
     @blueprint.get("/health/ready")
     def ready() -> Response:
@@ -57,6 +60,8 @@ def _status(health: Health) -> int:
 def _status_word(health: Health) -> str:
     if health.draining:
         return "draining"
+    if health.stuck:
+        return "stuck"
     return "ready" if health.ready else "not ready"
 
 

@@ -63,6 +63,8 @@ POSITIVE = (
     "body_timeout_s",
     "keep_alive_s",
     "stream_timeout_s",
+    "stuck_after_s",
+    "dead_after_s",
     "rate_limit_rpm",
     "rate_limit_burst",
 )
@@ -251,6 +253,9 @@ class ServerConfig:
         max_body_bytes: Longest request body; more is refused with 413 before parsing.
         body_timeout_s: A request whose body has not come by then is refused with 408.
         keep_alive_s: A silent stream gets an SSE comment this often, on what it waits for.
+        stuck_after_s: While a step of a model takes longer, the server is not ready.
+        dead_after_s: While one takes longer, it is not live either, so that an orchestrator
+            starts it anew; None leaves it alive.
         rate_limit_rpm: Requests a minute that one client may make; None is no limit.
         rate_limit_burst: Requests a client may make at once; None is one minute's worth.
             Only beside rate_limit_rpm.
@@ -292,6 +297,8 @@ class ServerConfig:
     max_body_bytes: int = 4 * 1024 * 1024
     body_timeout_s: float = 30.0
     keep_alive_s: float = 15.0
+    stuck_after_s: float = 4.0
+    dead_after_s: float | None = 120.0
     rate_limit_rpm: float | None = None
     rate_limit_burst: int | None = None
     admin_api_key: str | None = field(default=None, repr=False)

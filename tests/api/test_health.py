@@ -123,9 +123,37 @@ def test_another_model_that_failed_leaves_no_doubt_which_one_serves() -> None:
 
 
 def test_a_model_that_fails_while_its_health_is_read_is_not_both_ready_and_failed() -> None:
-    model = SimpleNamespace(
-        name="m", state=ModelState.READY, failure="failed since", num_running=0, num_waiting=0
-    )
-    health = Health.of([cast(Model, model)], {}, serving=True, draining=False, open_streams=0)
+    health = health_of(failure="failed since")
     assert health.ready
     assert health.failures == {}
+
+
+def health_of(*, dead_after_s: float | None = None, **fields: Any) -> Health:
+    """The health of a model that is ready, but for what is said."""
+    ready = {"name": "m", "state": ModelState.READY, "failure": None, "step_s": 0.0}
+    model = SimpleNamespace(**ready | {"num_running": 0, "num_waiting": 0} | fields)
+    return Health.of(
+        [cast(Model, model)],
+        {},
+        serving=True,
+        draining=False,
+        open_streams=0,
+        stuck_after_s=1.0,
+        dead_after_s=dead_after_s,
+    )
+
+
+@pytest.mark.parametrize(
+    ("step_s", "dead_after_s", "ready", "live"),
+    [
+        (0.9, 2.0, True, True),
+        (1.1, 2.0, False, True),
+        (2.1, 2.0, False, False),
+        (2.1, None, False, True),
+    ],
+)
+def test_a_step_that_does_not_end_costs_readiness_first_and_then_liveness(
+    step_s: float, dead_after_s: float | None, ready: bool, live: bool
+) -> None:
+    health = health_of(step_s=step_s, dead_after_s=dead_after_s)
+    assert (health.ready, health.live, health.stuck) == (ready, live, not ready)

@@ -26,7 +26,7 @@ from dataclasses import replace
 
 import torch
 from flask import Flask, Response, jsonify, request
-from greenlet import greenlet
+from gevent import Greenlet
 from torch import Tensor
 
 from realtime_serve import InferenceServer, ModelConfig, TextModel, Tokenizer
@@ -144,7 +144,7 @@ def make_app() -> Flask:
     def figures() -> Response:
         computed = list(network.num_computed.items())
         return jsonify(
-            num_greenlets=sum(isinstance(each, greenlet) for each in gc.get_objects()),
+            num_greenlets=sum(isinstance(each, Greenlet) for each in gc.get_objects()),
             num_computed={text.tokenizer.decode([first]): count for first, count in computed},
         )
 

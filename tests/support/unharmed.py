@@ -86,7 +86,9 @@ class Holdings:
         )
 
     def is_within(self, other: Holdings) -> bool:
-        return all(mine <= theirs for mine, theirs in zip(astuple(self), astuple(other)))
+        return all(
+            mine <= theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)
+        )
 
 
 def text_of(payloads: list[Any]) -> str:
