@@ -11,6 +11,7 @@ from support.unharmed import Guarded, start_faulty
 SETTINGS = {
     "REALTIME_SERVE_BODY_TIMEOUT_S": "1",
     "REALTIME_SERVE_KEEP_ALIVE_S": "0.1",
+    "REALTIME_SERVE_MAX_BATCH_TOKENS": "64",
     "REALTIME_SERVE_STUCK_AFTER_S": "0.2",
     "REALTIME_SERVE_DEAD_AFTER_S": "0.4",
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -56,16 +54,6 @@ def test_of_many_faults_at_once_each_is_its_own(guarded: Guarded) -> None:
 # --- what stands still ----------------------------------------------------------
 
 
-@contextmanager
-def stuck(guarded: Guarded) -> Iterator[None]:
-    """The step that is computed next ends when this does."""
-    guarded.stuck_file.touch()
-    try:
-        yield
-    finally:
-        guarded.stuck_file.unlink()
-
-
 def status(guarded: Guarded, path: str) -> int:
     return guarded.server.request("GET", path).status
 
@@ -75,12 +63,11 @@ def test_a_stuck_step_is_told_while_streams_are_kept_alive_and_go_on_after_it(
 ) -> None:
     server = guarded.server
     with guarded.unharmed(), RawStream(server.port) as stream:
-        with stuck(guarded):
+        with guarded.stuck():
             stream.send(stream_request("kept alive", model=MODEL, max_tokens=20))
             assert stream.read_head()[0] == 200
             chunks = stream.chunks()
-            server.wait_until(lambda: status(guarded, "/health/ready") == 503, "stuck")
-            assert server.request("GET", "/health/ready").json()["status"] == "stuck"
+            assert status(guarded, "/health/ready") == 503
             server.wait_until(lambda: status(guarded, "/health/live") == 503, "given up")
             comments = [next(chunks)[1] for _ in range(5)]
             assert all(comment.startswith(b": ") for comment in comments)

@@ -9,6 +9,7 @@ capital asks for a fault, which comes once the sequence has FAULT_AT tokens:
     N  the sequence's logits are not numbers
     D  a token comes that the detokenizer breaks on
 
+Each step in which one with an S takes part is slow.
 A step that begins while the file that FAULT_STUCK_WHILE names is there does not end before it has
 gone. GET /test tells how many greenlets there are, and how many tokens of sequences with each
 first letter were computed; POST /test/hold-gil?seconds=5 holds the GIL in the hub.
@@ -46,6 +47,9 @@ FAULT_AT = 40
 BREAKING = "~"
 
 MAX_MODEL_LEN = 4096
+
+POLL_S = 0.005
+SLOW_S = 0.02
 
 sleep = original("time", "sleep")
 
@@ -94,6 +98,7 @@ class FaultyModel(HistoryModel):
         self.num_computed: Counter[int] = Counter()
         self._stuck_while = stuck_while
         self._says = torch.tensor(text.tokenizer.encode(string.ascii_lowercase))
+        (self._slow_id,) = text.tokenizer.encode("S")
         (self._breaking_id,) = text.tokenizer.encode(BREAKING)
         faults = {"E": _raise, "M": _run_out_of_memory, "N": _not_numbers, "D": self._break_text}
         self._faults: dict[int, Callable[[Tensor], Tensor]] = {
@@ -102,12 +107,21 @@ class FaultyModel(HistoryModel):
 
     def forward(self, batch: ForwardBatch, kv_cache: KVTensors) -> Tensor:
         while os.path.exists(self._stuck_while):
-            sleep(0.005)
-        return super().forward(batch, kv_cache)
+            sleep(POLL_S)
+        logits = super().forward(batch, kv_cache)
+        self._note(batch, kv_cache[0])
+        return logits
+
+    def _note(self, batch: ForwardBatch, layer: Tensor) -> None:
+        """Count the rows, and be slow if somebody asks for that."""
+        letters = [int(layer[span.block_table[0], 0, 0]) for span in batch.spans]
+        for letter, span in zip(letters, batch.spans, strict=True):
+            self.num_computed[letter] += span.num_rows
+        if self._slow_id in letters:
+            sleep(SLOW_S)
 
     def next_logits(self, history: Sequence[int]) -> Tensor:
         """Any small letter, or what the fault makes of that."""
-        self.num_computed[history[0]] += 1
         allowed = torch.full((self.vocab_size,), -torch.inf)
         allowed[self._says] = 0.0
         logits = super().next_logits(history) + allowed

@@ -145,7 +145,7 @@ class Guarded:
 
     def __init__(self, server: LiveServer) -> None:
         self.server = server
-        self.stuck_file = stuck_file(server.log_path)
+        self._stuck_file = stuck_file(server.log_path)
         self._undisturbed = {prompt: ask(server, prompt) for prompt in NEIGHBOURS}
         with self._neighbours():
             pass  # so that nothing is made for the first time later
@@ -158,6 +158,18 @@ class Guarded:
         with self._neighbours():
             yield
         self._wait_until_back()
+
+    @contextmanager
+    def stuck(self) -> Iterator[None]:
+        """Meanwhile the engine is in the middle of a step; not for a server that has no work."""
+        self._stuck_file.touch()
+        try:
+            self.server.wait_until(
+                lambda: self.server.request("GET", "/health").json()["status"] == "stuck", "stuck"
+            )
+            yield
+        finally:
+            self._stuck_file.unlink()
 
     @contextmanager
     def _neighbours(self) -> Iterator[None]:
