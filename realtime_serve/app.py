@@ -8,7 +8,6 @@ before a fork.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from realtime_serve.api.hooks import answer_errors, run_chain, run_chain_for_unk
 from realtime_serve.api.openai import openai_blueprint
 from realtime_serve.api.stats import stats_blueprint
 from realtime_serve.config import load_config
+from realtime_serve.log_lines import log_to_stderr as log_to_stderr
 from realtime_serve.middleware import (
     MetricsCollector,
     Middleware,
@@ -157,18 +157,6 @@ def create_app(
     )
     run_chain_for_unknown_paths(app, serve.chain)
     return app
-
-
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Show our log lines on stderr, unless the surrounding program has set up logging."""
-    logger = logging.getLogger("realtime_serve")
-    if logger.handlers or logging.getLogger().handlers:
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(level)
-    logger.propagate = False
 
 
 def run(server: InferenceServer, host: str = "127.0.0.1", port: int = 8000) -> None:

@@ -22,6 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from realtime_serve.errors import ServeError
+from realtime_serve.log_lines import num_dropped_lines
 from realtime_serve.middleware.chain import Middleware, RequestContext
 from realtime_serve.native import Lock
 from realtime_serve.stream import TokenStream
@@ -171,6 +172,7 @@ class MetricsCollector(Middleware, Collector):
         """All metric families, as they are now."""
         yield from self._gauges()
         yield self._open_streams()
+        yield _dropped_log_lines()
         with self._lock:
             self._add_pending()
             for model in self._models():  # so that a counter starts at 0 and not at its first step
@@ -273,3 +275,11 @@ class MetricsCollector(Middleware, Collector):
         for code, count in self._refused.items():
             family.add_metric((code,), count)
         return family
+
+
+def _dropped_log_lines() -> Metric:
+    family = CounterMetricFamily(
+        "realtime_serve:dropped_log_lines", "Log lines that could not be written."
+    )
+    family.add_metric((), num_dropped_lines())
+    return family

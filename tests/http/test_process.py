@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -135,6 +136,19 @@ def test_the_settings_for_gunicorn_serve_the_app_and_open_no_control_socket(
     )
     assert "Using worker: gevent" in server.log
     assert [path for path in tmp_path.rglob("*") if path.is_socket()] == []
+    assert server.stop() == 0, server.log
+
+
+def test_a_worker_may_open_as_many_descriptors_as_the_system_grants(
+    tmp_path: Path, gguf_path: str
+) -> None:
+    port = free_port()
+    gunicorn = f"{sys.executable} -m gunicorn -c python:realtime_serve.gunicorn_conf"
+    limited = f"ulimit -Sn 200; ulimit -Hn 900; exec {gunicorn} --bind=127.0.0.1:{port}"
+    environ = {"REALTIME_SERVE_MODEL": gguf_path}
+    server = start_program(["bash", "-c", limited], port, tmp_path / "log", environ=environ)
+    (worker,) = children(server.process.pid)
+    assert resource.prlimit(worker, resource.RLIMIT_NOFILE) == (900, 900)
     assert server.stop() == 0, server.log
 
 

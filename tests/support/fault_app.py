@@ -158,7 +158,7 @@ def make_app() -> Flask:
     def figures() -> Response:
         computed = list(network.num_computed.items())
         return jsonify(
-            num_greenlets=sum(isinstance(each, Greenlet) for each in gc.get_objects()),
+            num_greenlets=sum(issubclass(type(each), Greenlet) for each in gc.get_objects()),
             num_computed={text.tokenizer.decode([first]): count for first, count in computed},
         )
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -35,24 +35,28 @@ _KV_USAGE = re.compile(r"^vllm:kv_cache_usage_perc\{[^}]*\} (\S+)$", re.MULTILIN
 
 
 def start_faulty(
-    log_path: Path, *options: str, environ: dict[str, str] | None = None
+    log_path: Path, *options: str, environ: Mapping[str, str] | None = None
 ) -> LiveServer:
     """Start the network that fails on demand under gunicorn, as the package sets that up."""
     port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:realtime_serve.gunicorn_conf"]
-    command += [f"--bind=127.0.0.1:{port}", *options, "support.fault_app:app"]
+    environ = {**faulty_environ(log_path), **(environ or {})}
+    return start_program(faulty_command(port, *options), port, log_path, environ=environ)
+
+
+def faulty_command(port: int, *options: str) -> list[str]:
+    """What starts it."""
+    gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:realtime_serve.gunicorn_conf"]
+    return [*gunicorn, f"--bind=127.0.0.1:{port}", *options, "support.fault_app:app"]
+
+
+def faulty_environ(log_path: Path) -> dict[str, str]:
+    """The variables that it needs."""
     paths = [str(TESTS), str(TESTS.parent), str(TESTS.parent / "examples")]
-    return start_program(
-        command,
-        port,
-        log_path,
-        environ={
-            "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
-            "REALTIME_SERVE_ADMIN_API_KEY": ADMIN_KEY,
-            "FAULT_STUCK_WHILE": str(stuck_file(log_path)),
-            **(environ or {}),
-        },
-    )
+    return {
+        "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
+        "REALTIME_SERVE_ADMIN_API_KEY": ADMIN_KEY,
+        "FAULT_STUCK_WHILE": str(stuck_file(log_path)),
+    }
 
 
 def stuck_file(log_path: Path) -> Path:
