@@ -21,7 +21,7 @@ EXTENSION_SOURCES := setup.py $(wildcard csrc/* csrc/*/* realtime_serve/*.pxd)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test lint bench accuracy peers clean distclean
+.PHONY: help setup serve test lint bench soak accuracy peers clean distclean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=VALUE ...]"
@@ -48,6 +48,9 @@ lint: setup ## Check style, types and import rules
 
 bench: setup ## Load the server at HOST:PORT: ARGS="--concurrency 1,4,16"
 	@$(BIN)/python bench/load_test.py --host '$(HOST)' --port '$(PORT)' $(ARGS)
+
+soak: setup ## Let streams come and go, and see what is kept: ARGS="--minutes 60"
+	@$(BIN)/python bench/soak.py $(ARGS)
 
 accuracy: setup ## Compare each precision with float32: ARGS="--level all"
 	@$(BIN)/python bench/accuracy.py $(ARGS)
