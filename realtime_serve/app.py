@@ -24,6 +24,7 @@ from realtime_serve.api.openai import openai_blueprint
 from realtime_serve.api.stats import stats_blueprint
 from realtime_serve.config import load_config
 from realtime_serve.log_lines import log_to_stderr as log_to_stderr
+from realtime_serve.log_lines import num_dropped_lines
 from realtime_serve.middleware import (
     MetricsCollector,
     Middleware,
@@ -68,7 +69,10 @@ class RealtimeServe:
         if server is None:
             server = InferenceServer(config if config is not None else load_config())
         self.server = server
-        self.metrics = MetricsCollector(server.registry.all, server.streams)
+        self._request_log = RequestLogger()
+        self.metrics = MetricsCollector(
+            server.registry.all, server.streams, self._num_dropped_lines
+        )
         self.chain = MiddlewareChain([*self._own_middleware(), *middleware])
         self._opening = ModelOpening(server)
         self._stop_process = stop_process
@@ -118,9 +122,13 @@ class RealtimeServe:
         run_chain(admin, self.chain)
         return [admin]
 
+    def _num_dropped_lines(self) -> int:
+        """Those that could not be written, and those for which there was no time."""
+        return num_dropped_lines() + self._request_log.num_dropped
+
     def _own_middleware(self) -> list[Middleware]:
         config = self.server.config
-        members: list[Middleware] = [RequestLogger(), self.metrics]
+        members: list[Middleware] = [self._request_log, self.metrics]
         if config.rate_limit_rpm is not None:
             members.append(RateLimiter(config.rate_limit_rpm, config.rate_limit_burst))
         return members

@@ -22,7 +22,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from realtime_serve.errors import ServeError
-from realtime_serve.log_lines import num_dropped_lines
+from realtime_serve.log_lines import num_dropped_lines as lines_that_failed
 from realtime_serve.middleware.chain import Middleware, RequestContext
 from realtime_serve.native import Lock
 from realtime_serve.stream import TokenStream
@@ -138,11 +138,18 @@ class MetricsCollector(Middleware, Collector):
     Args:
         models: Returns the served models; called at each scrape.
         streams: The open streams.
+        num_dropped_lines: Returns how many log lines were not written; called likewise.
     """
 
-    def __init__(self, models: Callable[[], Sequence[Model]], streams: StreamManager) -> None:
+    def __init__(
+        self,
+        models: Callable[[], Sequence[Model]],
+        streams: StreamManager,
+        num_dropped_lines: Callable[[], int] = lines_that_failed,
+    ) -> None:
         self._models = models
         self._streams = streams
+        self._num_dropped_lines = num_dropped_lines
         self._figures: dict[str, _ModelFigures] = {}
         self._refused: Counter[str] = Counter()
         self._pending: deque[TokenStream | ServeError] = deque()
@@ -172,7 +179,7 @@ class MetricsCollector(Middleware, Collector):
         """All metric families, as they are now."""
         yield from self._gauges()
         yield self._open_streams()
-        yield _dropped_log_lines()
+        yield self._dropped_log_lines()
         with self._lock:
             self._add_pending()
             for model in self._models():  # so that a counter starts at 0 and not at its first step
@@ -276,10 +283,9 @@ class MetricsCollector(Middleware, Collector):
             family.add_metric((code,), count)
         return family
 
-
-def _dropped_log_lines() -> Metric:
-    family = CounterMetricFamily(
-        "realtime_serve:dropped_log_lines", "Log lines that could not be written."
-    )
-    family.add_metric((), num_dropped_lines())
-    return family
+    def _dropped_log_lines(self) -> Metric:
+        family = CounterMetricFamily(
+            "realtime_serve:dropped_log_lines", "Log lines that could not be written."
+        )
+        family.add_metric((), self._num_dropped_lines())
+        return family

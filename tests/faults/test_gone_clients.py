@@ -162,6 +162,7 @@ def test_a_stream_that_is_cancelled_as_it_finishes_ends_once(guarded: Guarded) -
         races = [Race(guarded.server, 30, num_heard) for num_heard in [*range(31)] * 2]
         races += [Race(guarded.server, 300, 1), Race(guarded.server, 30, 32)]  # not close at all
     for race in races:
+        guarded.server.wait_until(race.logged_ends, "logged")
         assert race.payloads.count("[DONE]") == 1
         assert race.payloads[-1] == "[DONE]"
         assert race.ends() in (["length"], ["cancelled"])

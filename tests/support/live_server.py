@@ -86,7 +86,7 @@ class LiveServer:
             "POST", path, body, {"Content-Type": "application/json", **(headers or {})}
         )
 
-    def wait_until(self, holds: Callable[[], bool], what: str) -> None:
+    def wait_until(self, holds: Callable[[], object], what: str) -> None:
         """Wait until `holds()` is true of the server; its hang is a failure, not its pace."""
         give_up_at_s = time.monotonic() + START_TIMEOUT_S
         while not holds():
