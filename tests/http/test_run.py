@@ -44,6 +44,7 @@ def server(tmp_path: Path, drain_timeout_s: float) -> Iterator[LiveServer]:
         "PYTHONPATH": os.pathsep.join(filter(None, places)),
         "REALTIME_SERVE_DRAIN_TIMEOUT_S": str(drain_timeout_s),
         "REALTIME_SERVE_ADMIN_API_KEY": KEY,
+        "REALTIME_SERVE_BODY_TIMEOUT_S": "1",
     }
     command = [sys.executable, "-c", PROGRAM, str(port)]
     server = start_program(command, port, tmp_path / "log", environ=environ)
@@ -72,6 +73,18 @@ def test_a_client_that_goes_away_stops_its_generation(server: LiveServer) -> Non
     with open_stream(server):
         server.wait_until(lambda: num_running(server) == 1, "running")
     server.wait_until(lambda: num_running(server) == 0, "cancelled")
+
+
+def test_a_body_that_never_comes_is_refused_and_its_connection_closed(server: LiveServer) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+        client.sendall(head + b"Content-Length: 1000\r\n\r\n{")
+        answer = b""
+        while piece := client.recv(65536):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"body_timeout"' in answer
+    assert server.request("GET", "/health/live").status == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
