@@ -71,7 +71,10 @@ class RealtimeServe:
         self.server = server
         self._request_log = RequestLogger()
         self.metrics = MetricsCollector(
-            server.registry.all, server.streams, self._num_dropped_lines
+            server.registry.all,
+            server.streams,
+            resumable_streams=server.resumable_streams,
+            num_dropped_lines=self._num_dropped_lines,
         )
         self.chain = MiddlewareChain([*self._own_middleware(), *middleware])
         self._opening = ModelOpening(server)

@@ -84,6 +84,12 @@ class RequestNotFoundError(NotFoundError):
     default_code = "request_not_found"
 
 
+class StreamNotFoundError(NotFoundError):
+    """No stream of that id can be resumed, or not from there."""
+
+    default_code = "stream_not_found"
+
+
 class MethodNotAllowedError(ServeError):
     """The path exists, but not for this HTTP method."""
 

@@ -35,6 +35,7 @@ from realtime_serve.native import Lock, run_blocking
 from realtime_serve.public_reason import public_reason, without_directories
 from realtime_serve.registry import ModelRegistry
 from realtime_serve.response import to_response as to_response
+from realtime_serve.resumable_streams import ResumableStreams
 from realtime_serve.stream import TokenStream
 from realtime_serve.stream_manager import StreamManager
 from realtime_serve.text.model import TextModel
@@ -76,6 +77,9 @@ class InferenceServer(AsyncioServer):
         self.config = config if config is not None else ServerConfig()
         self.registry = ModelRegistry()
         self.streams = StreamManager()
+        self.resumable_streams = ResumableStreams(
+            self.config.resume_ttl_s, self.config.resume_max_bytes
+        )
         self._drain = Drain(self.registry, self.streams)
         self._lock = Lock()
         self._pid: int | None = None

@@ -76,6 +76,12 @@ class StreamStatistics:
         self.socket: ByteCounts | None = None
         self.token_times = TokenTimes()
 
+    def add_socket(self, socket: ByteCounts) -> None:
+        """Count what a socket sends; one before it is done."""
+        if self.socket is not None:
+            self.num_yielded_bytes += self.socket.num_sent_bytes
+        self.socket = socket
+
     @property
     def state(self) -> StreamState:
         """What the stream waits for, unless it has ended."""

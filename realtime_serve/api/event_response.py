@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from flask import Response, request
 from flask.globals import app_ctx
@@ -62,15 +62,47 @@ def event_response(
         The answer to the request that is being handled.
     """
     delivery = _Delivery(stream, writer, dict(request.environ), config, sends)
-    response = _EventResponse(delivery)
+    response = EventResponse(delivery)
     response.call_on_close(stream.close)  # also when the body is never iterated, as for HEAD
     return response
 
 
-class _EventResponse(Response):
+def end_events(writer: ChunkWriter, stream: TokenStream, failure: Exception | None) -> list[bytes]:
+    """Format the events that end a stream.
+
+    Args:
+        writer: The stream's.
+        stream: One that has ended.
+        failure: What has kept its events from being made, if something has.
+
+    Returns:
+        The finish reason and the token counts, or an error; then DONE.
+    """
+    error = failure or stream.error
+    if error is not None:
+        return [error_event(error, stream.usage), DONE]
+    assert stream.finish_reason is not None
+    events = [writer.finish(stream.finish_reason), writer.usage(stream.usage), DONE]
+    return [event for event in events if event]
+
+
+class Delivery(Protocol):
+    """The events of one stream on their way to a client.
+
+    Attributes:
+        socket: Where the chunks may go directly, or None; set before the first piece.
+    """
+
+    socket: socket.socket | None
+
+    def counted_pieces(self) -> Iterator[bytes]:
+        """Yield what has to go through the server, and send the rest directly."""
+
+
+class EventResponse(Response):
     """Finds out, at the last moment before its body is sent, which way that goes."""
 
-    def __init__(self, delivery: _Delivery) -> None:
+    def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
         self._body = delivery.counted_pieces()
         self._app = app_ctx.app
@@ -79,6 +111,7 @@ class _EventResponse(Response):
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
+        """Answer; only here it is known what the server does with the body."""
         body = super().__call__(environ, start_response)
         if self.response is self._body:
             self._delivery.socket = direct_socket(self._app, self, start_response)
@@ -186,9 +219,4 @@ class _Delivery:
             self._failure = error
 
     def _ending(self) -> bytes:
-        stream = self._stream
-        error = self._failure or stream.error
-        if error is not None:
-            return error_event(error, stream.usage) + DONE
-        assert stream.finish_reason is not None
-        return self._writer.finish(stream.finish_reason) + self._writer.usage(stream.usage) + DONE
+        return b"".join(end_events(self._writer, self._stream, self._failure))

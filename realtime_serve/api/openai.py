@@ -37,7 +37,8 @@ from realtime_serve.api.responses import (
     model_list,
     text_completion,
 )
-from realtime_serve.api.sse import ChatChunkWriter, CompletionChunkWriter
+from realtime_serve.api.resumption import is_resumable, resumable_response, resumed_response
+from realtime_serve.api.sse import ChatChunkWriter, ChunkWriter, CompletionChunkWriter
 from realtime_serve.model import Model
 from realtime_serve.send_watch import SendWatch
 from realtime_serve.server import InferenceServer, new_request_id, to_response
@@ -56,6 +57,7 @@ ROUTES = {
     "/v1/chat/completions": ("POST",),
     "/v1/completions": ("POST",),
     "/v1/requests/<path:given_id>": ("DELETE",),
+    "/v1/streams/<stream_id>": ("GET", "HEAD"),
     "/v1/models": ("GET", "HEAD"),
     "/v1/models/<path:name>": ("GET", "HEAD"),
 }
@@ -79,20 +81,33 @@ def openai_blueprint(server: InferenceServer, name: str) -> Blueprint:
     @blueprint.post("/v1/chat/completions", provide_automatic_options=False)
     def chat_completions() -> Response:
         call = parse_chat(_body(server))
+        resumable = is_resumable(server, call)
         stream = _submit(server, call, lambda model: server.encode_chat(model, call.messages))
-        if call.stream:
-            writer = ChatChunkWriter(chat_head(**_head(call, stream)))
-            return event_response(stream, writer, config, sends)
-        return _answer(stream, chat_completion, config.half_close)
+        if not call.stream:
+            return _answer(stream, chat_completion, config.half_close)
+        writer = ChatChunkWriter(chat_head(**_head(call, stream)))
+        return answer_with_events(stream, writer, resumable=resumable)
 
     @blueprint.post("/v1/completions", provide_automatic_options=False)
     def completions() -> Response:
         call = parse_completion(_body(server))
+        resumable = is_resumable(server, call)
         stream = _submit(server, call, lambda model: server.encode_prompt(model, call.prompt))
-        if call.stream:
-            writer = CompletionChunkWriter(completion_head(**_head(call, stream)))
-            return event_response(stream, writer, config, sends)
-        return _answer(stream, text_completion, config.half_close)
+        if not call.stream:
+            return _answer(stream, text_completion, config.half_close)
+        writer = CompletionChunkWriter(completion_head(**_head(call, stream)))
+        return answer_with_events(stream, writer, resumable=resumable)
+
+    def answer_with_events(
+        stream: TokenStream, writer: ChunkWriter, *, resumable: bool
+    ) -> Response:
+        if resumable:
+            return resumable_response(server, stream, writer, sends)
+        return event_response(stream, writer, config, sends)
+
+    @blueprint.get("/v1/streams/<stream_id>", provide_automatic_options=False)
+    def resume(stream_id: str) -> Response:
+        return resumed_response(server, stream_id, sends)
 
     @blueprint.delete("/v1/requests/<path:given_id>", provide_automatic_options=False)
     def cancel(given_id: str) -> Response:

@@ -45,6 +45,7 @@ class GenerationCall:
         sampling: How to generate; `max_tokens` None means to the end of the context.
         stream: Answer with server-sent events.
         include_usage: End the stream with a chunk of token counts.
+        resumable: Whether the stream can be resumed; None is up to the configuration.
         priority: Class in the waiting queue.
     """
 
@@ -52,6 +53,7 @@ class GenerationCall:
     sampling: SamplingParams
     stream: bool = False
     include_usage: bool = False
+    resumable: bool | None = None
     priority: RequestPriority = RequestPriority.NORMAL
 
 
@@ -96,6 +98,7 @@ def parse_chat(body: Mapping[str, Any]) -> ChatCall:
         sampling=fields.sampling(),
         stream=fields.stream,
         include_usage=fields.include_usage(),
+        resumable=fields.resumable(),
         priority=fields.priority,
     )
 
@@ -119,6 +122,7 @@ def parse_completion(body: Mapping[str, Any]) -> CompletionCall:
         sampling=fields.sampling(),
         stream=fields.stream,
         include_usage=fields.include_usage(),
+        resumable=fields.resumable(),
         priority=fields.priority,
     )
 
@@ -167,6 +171,7 @@ class _StreamOptions(_Fields):
     model_config = ConfigDict(extra="forbid")
 
     include_usage: bool | None = None
+    resumable: bool | None = None
     include_obfuscation: Literal[False] | None = None
     continuous_usage_stats: Literal[False] | None = None
 
@@ -178,7 +183,7 @@ class _Body(_Fields):
     stream: bool = Field(False, description="true or false")
     stream_options: _StreamOptions | None = Field(
         None,
-        description="an object in which include_usage may be true or false; "
+        description="an object in which include_usage and resumable may be true or false; "
         "no other option is supported yet",
     )
     max_tokens: Integer | None = Field(None, description=_COUNT_RULE)
@@ -233,6 +238,10 @@ class _Body(_Fields):
     def include_usage(self) -> bool:
         """Whether the stream ends with token counts."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def resumable(self) -> bool | None:
+        """Whether the stream can be resumed; None if that is not said."""
+        return None if self.stream_options is None else self.stream_options.resumable
 
 
 class _ChatBody(_Body):

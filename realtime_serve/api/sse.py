@@ -62,6 +62,11 @@ def error_event(error: Exception, usage: Usage | None = None) -> bytes:
     return _event(payload)
 
 
+def numbered_event(stream_id: str, number: int, event: bytes) -> bytes:
+    """Give an event its number in a stream, from behind which that can be resumed."""
+    return b"id: %s:%d\n%s" % (stream_id.encode(), number, event)
+
+
 def progress_comment(progress: StreamProgress | None) -> bytes:
     """Format what a silent stream says: what it waits for, as far as that is known.
 

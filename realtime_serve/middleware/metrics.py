@@ -25,6 +25,7 @@ from realtime_serve.errors import ServeError
 from realtime_serve.log_lines import num_dropped_lines as lines_that_failed
 from realtime_serve.middleware.chain import Middleware, RequestContext
 from realtime_serve.native import Lock
+from realtime_serve.resumable_streams import ResumableStreams
 from realtime_serve.stream import TokenStream
 from realtime_serve.stream_manager import StreamManager
 from realtime_serve.stream_statistics import TOKEN_GAP_BOUNDS_S, StreamState, StreamStatistics
@@ -138,17 +139,21 @@ class MetricsCollector(Middleware, Collector):
     Args:
         models: Returns the served models; called at each scrape.
         streams: The open streams.
-        num_dropped_lines: Returns how many log lines were not written; called likewise.
+        resumable_streams: Those that can be resumed; None if there never are any.
+        num_dropped_lines: Returns how many log lines were not written; called at each scrape.
     """
 
     def __init__(
         self,
         models: Callable[[], Sequence[Model]],
         streams: StreamManager,
+        *,
+        resumable_streams: ResumableStreams | None = None,
         num_dropped_lines: Callable[[], int] = lines_that_failed,
     ) -> None:
         self._models = models
         self._streams = streams
+        self._resumable_streams = resumable_streams
         self._num_dropped_lines = num_dropped_lines
         self._figures: dict[str, _ModelFigures] = {}
         self._refused: Counter[str] = Counter()
@@ -180,6 +185,7 @@ class MetricsCollector(Middleware, Collector):
         yield from self._gauges()
         yield self._open_streams()
         yield self._dropped_log_lines()
+        yield from self._kept_streams()
         with self._lock:
             self._add_pending()
             for model in self._models():  # so that a counter starts at 0 and not at its first step
@@ -242,6 +248,20 @@ class MetricsCollector(Middleware, Collector):
                 labels = (model.name, ENGINE, state.value)
                 family.add_metric(labels, counts[model.name, state])
         return family
+
+    def _kept_streams(self) -> Iterator[Metric]:
+        table = self._resumable_streams
+        if table is not None:
+            yield GaugeMetricFamily(
+                "realtime_serve:resumable_streams",
+                "Streams that can be resumed, ended ones included.",
+                value=len(table),
+            )
+            yield GaugeMetricFamily(
+                "realtime_serve:resumable_usage_perc",
+                "Share of their memory in use, 0 to 1.",
+                value=table.usage,
+            )
 
     def _counters(self) -> Iterator[Metric]:
         prompt = CounterMetricFamily("vllm:prompt_tokens", "Prompt tokens.", labels=LABELS)

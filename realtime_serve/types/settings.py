@@ -65,6 +65,8 @@ POSITIVE = (
     "stream_timeout_s",
     "stuck_after_s",
     "dead_after_s",
+    "resume_ttl_s",
+    "resume_max_bytes",
     "rate_limit_rpm",
     "rate_limit_burst",
 )
@@ -256,6 +258,9 @@ class ServerConfig:
         stuck_after_s: While a step of a model takes longer, the server is not ready.
         dead_after_s: While one takes longer, it is not live either, so that an orchestrator
             starts it anew; None leaves it alive.
+        resumable_streams: Whether streams can be resumed whose requests do not say so.
+        resume_ttl_s: How long a stream that can be resumed goes on, and is kept, without a client.
+        resume_max_bytes: Memory for the events of all such streams of one process.
         rate_limit_rpm: Requests a minute that one client may make; None is no limit.
         rate_limit_burst: Requests a client may make at once; None is one minute's worth.
             Only beside rate_limit_rpm.
@@ -299,6 +304,9 @@ class ServerConfig:
     keep_alive_s: float = 15.0
     stuck_after_s: float = 4.0
     dead_after_s: float | None = 120.0
+    resumable_streams: bool = False
+    resume_ttl_s: float = 60.0
+    resume_max_bytes: int = 64 * 1024 * 1024
     rate_limit_rpm: float | None = None
     rate_limit_burst: int | None = None
     admin_api_key: str | None = field(default=None, repr=False)
