@@ -80,7 +80,7 @@ class ResumableStream:
         stream = self._stream
         return None if stream is None else stream.progress
 
-    def attach(self, number: int, cut: Callable[[], None] = lambda: None) -> StreamReader:
+    def attach(self, number: int, cut: Callable[[], None] | None = None) -> StreamReader:
         """Take over as the reader.
 
         Args:
@@ -91,7 +91,7 @@ class ResumableStream:
         Returns:
             The calling thread's or hub's reader.
         """
-        reader = StreamReader(self, number, cut)
+        reader = StreamReader(self, number, cut or _nothing)
         with self._lock:
             former, self._reader = self._reader, reader
         if former is not None:
@@ -256,6 +256,7 @@ class StreamReader:
         """Note that the client has gone. May be called again, by a finaliser, too: no lock."""
         if self.left_at_s is None:
             self.left_at_s = time.monotonic()
+            self._cut = _nothing  # what that knows, such as the prompt, need not be kept
             self.wake()
             self._stream.wake_keeper()
 
@@ -270,3 +271,7 @@ class StreamReader:
         """Have its thread or greenlet look again."""
         self.parker.waker.add(self.parker)
         self.parker.waker.flush()
+
+
+def _nothing() -> None:
+    pass

@@ -94,17 +94,19 @@ def resumed_response(server: InferenceServer, stream_id: str) -> Response:
     kept = server.resumable_streams.find(stream_id)
     number = _next_number(stream_id)
     ended, numbers = kept.ended, kept.numbers  # in this order: its end covers all events
-    if ended and number >= numbers.stop:
-        response = Response(status=204)
-        del response.headers["Content-Type"]
-        return response
     if number > numbers.stop:
-        raise InvalidRequestError(
-            f"The stream has no event {number - 1} yet.", param=LAST_EVENT_HEADER
-        )
+        raise InvalidRequestError(f"The stream has no event {number - 1}.", param=LAST_EVENT_HEADER)
+    if ended and number == numbers.stop:
+        return _nothing_more()
     kept.read(number)
     current_context().streamed = True
     return _events_from(server, kept, number)
+
+
+def _nothing_more() -> Response:
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    return response
 
 
 def _next_number(stream_id: str) -> int:

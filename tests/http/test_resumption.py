@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import random
 import re
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.echo_process import start_echo
-from support.live_server import LiveServer
-from support.raw_stream import RawStream, stream_request
-from support.resumable import ResumingClient
+from support.echo_process import figures, settled, start_echo
+from support.live_server import MODEL, LiveServer, start_server
+from support.raw_stream import RawStream, came_directly, stream_request
+from support.resumable import RESUMABLE, ResumingClient, complete_events, resume_request
 
 pytestmark = pytest.mark.not_under_gevent("the servers are processes of their own")
 
@@ -105,3 +107,376 @@ def test_a_stream_that_is_cut_anywhere_loses_and_repeats_nothing(
         num_cuts += 1
     assert num_cuts > 5
     assert without_times(client.events) == expected
+
+
+def test_a_stream_resumed_from_nowhere_comes_from_its_beginning(server: LiveServer) -> None:
+    client = client_of(server)
+    client.read(2000)
+    again = ResumingClient(server.port, PROMPT, stream_id=client.stream_id)
+    again.read()
+    assert text_of(again.events) == echo_bytes(PROMPT, NUM_TOKENS)
+    client.read_all()
+    assert client.events == again.events
+
+
+def test_a_new_eventsource_says_its_last_event_in_the_query(server: LiveServer) -> None:
+    client = client_of(server)
+    client.read(2000)
+    with RawStream(server.port) as stream:
+        path = f"{client.stream_id}?last_event_id={client.last_event_id}"
+        stream.send(resume_request(path))
+        first, *_ = complete_events(stream.read_answer()[1])
+        assert first[1] == len(client.events)
+
+
+def test_token_counts_stop_strings_and_odd_texts_are_replayed(server: LiveServer) -> None:
+    fields = {"stream_options": {"resumable": True, "include_usage": True}, "stop": ["and a"]}
+    client = client_of(server, **fields)
+    client.read(700)
+    client.read_all()
+    expected = undisturbed(server, stream_options={"include_usage": True}, stop=["and a"])
+    assert without_times(client.events) == without_times(expected)
+
+
+def test_everything_is_read_through_the_smallest_buffers(gevent_server: LiveServer) -> None:
+    small = "X-Test-Send-Buffer: 1\r\n"
+    client = client_of(gevent_server)
+    client.read(2000)
+    assert client.stream_id is not None
+    with RawStream(gevent_server.port, receive_buffer=1) as stream:
+        stream.send(resume_request(client.stream_id, headers=small))
+        sizes, body = stream.read_answer()
+    assert came_directly(sizes)
+    assert text_of([data for _, _, data in complete_events(body)]) == echo_bytes(PROMPT, NUM_TOKENS)
+
+
+# --- while nobody is connected ------------------------------------------------
+
+ENDLESS: dict[str, Any] = {"max_tokens": 10**6}
+
+
+def begin(server: LiveServer, **fields: Any) -> ResumingClient:
+    """A stream of which somebody has read a little, and then gone."""
+    client = client_of(server, **fields)
+    client.read(1500)
+    return client
+
+
+def resume(server: LiveServer, client: ResumingClient, last_event_id: str | None = None) -> Any:
+    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
+    return server.request("GET", f"/v1/streams/{client.stream_id}", headers=headers)
+
+
+def test_a_stream_goes_on_without_a_client(server: LiveServer) -> None:
+    before = figures(server)["num_generated"]
+    client = begin(server)
+    server.wait_until(
+        lambda: figures(server)["num_generated"] >= before + NUM_TOKENS, "generated to the end"
+    )
+    assert text_of(client.read_all()) == echo_bytes(PROMPT, NUM_TOKENS)
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_without_a_client_it_ends_in_time_and_is_forgotten(worker: str, tmp_path: Path) -> None:
+    environ = SETTINGS | {"REALTIME_SERVE_RESUME_TTL_S": "1"}
+    server = start_echo(tmp_path / "log", *WORKERS[worker], environ=environ)
+    before = figures(server)["num_descriptors"]
+    client = begin(server, **ENDLESS)
+    assert figures(server)["num_running"] == 1
+    finished = begin(server, max_tokens=30)
+    assert finished.read_all()
+    server.wait_until(lambda: figures(server)["num_running"] == 0, "free")
+    server.wait_until(lambda: kept_streams(server) == 0, "forgotten")
+    for each in (client, finished):
+        answer = resume(server, each)
+        assert answer.status == 404
+        assert answer.error["code"] == "stream_not_found"
+    server.wait_until(lambda: figures(server)["num_descriptors"] <= before, "closed")
+    assert server.stop() == 0, server.log
+
+
+def kept_streams(server: LiveServer) -> float:
+    return metric(server, "realtime_serve:resumable_streams")
+
+
+def metric(server: LiveServer, name: str) -> float:
+    text = server.request("GET", "/metrics").body.decode()
+    (line,) = [line for line in text.splitlines() if line.startswith(name + " ")]
+    return float(line.split()[1])
+
+
+def test_a_client_that_stays_is_not_subject_to_the_time_without_one(tmp_path: Path) -> None:
+    environ = {"ECHO_STEP_MS": "10", "REALTIME_SERVE_RESUME_TTL_S": "0.3"}
+    server = start_echo(tmp_path / "log", *WORKERS["gevent"], environ=environ)
+    client = client_of(server, max_tokens=124)
+    client.read()
+    assert text_of(client.events) == echo_bytes(PROMPT, 124)
+    assert server.stop() == 0, server.log
+
+
+def test_a_queued_stream_is_resumed_as_any_other(tmp_path: Path) -> None:
+    environ = SETTINGS | {"ECHO_MAX_SEQS": "1", "REALTIME_SERVE_KEEP_ALIVE_S": "0.05"}
+    server = start_echo(tmp_path / "log", *WORKERS["gevent"], environ=environ)
+    with RawStream(server.port) as seated:
+        seated.send(stream_request("x", **ENDLESS))
+        assert next(seated.chunks()) if seated.read_head()[0] == 200 else None
+        queued = client_of(server)
+        queued.read(1)
+        with RawStream(server.port) as stream:
+            stream.send(queued.request())
+            assert stream.read_head()[0] == 200
+            comments = [next(stream.chunks())[1] for _ in range(3)]
+            assert set(comments) == {b": queued 1\n\n"}
+        assert queued.events == []
+    assert text_of(queued.read_all()) == echo_bytes(PROMPT, NUM_TOKENS)
+    assert server.stop() == 0, server.log
+
+
+# --- how a stream ends --------------------------------------------------------
+
+
+def ending_of(client: ResumingClient) -> dict[str, Any]:
+    """The error with which a stream has ended, read by whoever comes back."""
+    *_, error, done = client.read_all()
+    assert done == b"data: [DONE]"
+    payload: dict[str, Any] = json.loads(error.removeprefix(b"data: "))
+    assert payload["usage"]["completion_tokens"] > 0
+    return dict(payload["error"])
+
+
+def test_a_stream_without_a_client_is_cancelled_by_its_id(server: LiveServer) -> None:
+    with RawStream(server.port) as stream:
+        headers = "X-Request-ID: my-own-name\r\n"
+        stream.send(stream_request(PROMPT, headers=headers, **RESUMABLE, **ENDLESS))
+        stream_id = stream.read_head()[1]["x-stream-id"]
+        next(chunk for chunk in stream.chunks() if b"id: " in chunk[1])
+    client = ResumingClient(server.port, PROMPT, stream_id=stream_id)
+    assert server.request("DELETE", "/v1/requests/my-own-name").status == 200
+    assert ending_of(client)["code"] == "cancelled"
+
+
+def test_its_deadline_passes_without_a_client_too(server: LiveServer) -> None:
+    with RawStream(server.port) as stream:
+        headers = "X-Request-Timeout: 0.5\r\n"
+        stream.send(stream_request(PROMPT, headers=headers, **RESUMABLE, **ENDLESS))
+        stream_id = stream.read_head()[1]["x-stream-id"]
+    server.wait_until(lambda: figures(server)["num_running"] == 0, "over")
+    client = ResumingClient(server.port, PROMPT, stream_id=stream_id)
+    assert ending_of(client)["code"] == "deadline_exceeded"
+
+
+def test_at_the_end_of_the_server_a_resumed_stream_says_so(tmp_path: Path) -> None:
+    environ = {"REALTIME_SERVE_DRAIN_DELAY_S": "1"}  # so that somebody can come back
+    server = start_server(tmp_path / "log", "--graceful-timeout=4", environ=environ)
+    client, left = (
+        client_of(server, model=MODEL, max_tokens=8000, ignore_eos=True) for _ in range(2)
+    )
+    for each in (client, left):
+        each.read(1500)
+    server.process.send_signal(signal.SIGTERM)
+    *_, error, done = client.read_all()
+    payload = json.loads(error.removeprefix(b"data: "))
+    assert payload["error"]["code"] == "draining"
+    assert payload["usage"]["completion_tokens"] > 0
+    assert done == b"data: [DONE]"
+    assert server.process.wait(60) == 0, server.log
+    assert "Traceback" not in server.log
+
+
+# --- who may read, and from where ---------------------------------------------
+
+
+def test_past_its_end_there_is_nothing(server: LiveServer) -> None:
+    client = client_of(server, max_tokens=31)
+    client.read()
+    answer = resume(server, client, client.last_event_id)
+    assert (answer.status, answer.body) == (204, b"")
+    assert "content-type" not in answer.headers
+    assert complete_events(resume(server, client, f"{client.stream_id}:0").body)[0][1] == 1
+
+
+def test_an_event_of_no_stream_or_of_another_one_is_refused(server: LiveServer) -> None:
+    client, other = begin(server), begin(server)
+    foreign = other.last_event_id
+    unsent = f"{client.stream_id}:999999999"
+    for given in ("0", "x:y", f"{client.stream_id}:", f"{client.stream_id}:-1", foreign, unsent):
+        answer = resume(server, client, given)
+        assert answer.status == 400, given
+        assert answer.error["param"] == "Last-Event-ID"
+
+
+@pytest.mark.parametrize("stream_id", ["0" * 32, "x", "%00", "a/b"])
+def test_an_unknown_stream_is_not_found(server: LiveServer, stream_id: str) -> None:
+    answer = server.request("GET", f"/v1/streams/{stream_id}")
+    assert answer.status == 404
+    assert answer.error["code"] in {"stream_not_found", "not_found"}
+
+
+def test_only_a_stream_that_was_to_be_resumable_has_ids(server: LiveServer) -> None:
+    for options in (None, {}, {"resumable": False}, {"resumable": None}):
+        fields: dict[str, Any] = {"stream_options": options, "max_tokens": 31}
+        with RawStream(server.port) as stream:
+            stream.send(stream_request(PROMPT, **fields))
+            status, headers = stream.read_head()
+            assert status == 200
+            assert "x-stream-id" not in headers
+            assert b"id: " not in b"".join(content for _, content in stream.chunks())
+
+
+def test_the_configuration_makes_streams_resumable_that_do_not_say_otherwise(
+    tmp_path: Path,
+) -> None:
+    environ = SETTINGS | {"REALTIME_SERVE_RESUMABLE_STREAMS": "true"}
+    server = start_echo(tmp_path / "log", *WORKERS["gevent"], environ=environ)
+    client = client_of(server, stream_options=None)
+    client.read(1500)
+    assert text_of(client.read_all()) == echo_bytes(PROMPT, NUM_TOKENS)
+    with RawStream(server.port) as stream:
+        stream.send(stream_request("x", max_tokens=5, stream_options={"resumable": False}))
+        assert "x-stream-id" not in stream.read_head()[1]
+    assert server.stop() == 0, server.log
+
+
+def test_several_workers_refuse_with_the_reason(tmp_path: Path) -> None:
+    environ = SETTINGS | {"REALTIME_SERVE_RESUMABLE_STREAMS": "true"}
+    options = (*WORKERS["gevent"], "--workers=2")
+    server = start_echo(tmp_path / "log", *options, environ=environ)
+    body = {"model": "echo", "prompt": "x", "max_tokens": 3, "stream": True}
+    for answer in (
+        server.post("/v1/completions", body | RESUMABLE),
+        server.request("GET", f"/v1/streams/{'0' * 32}"),
+    ):
+        assert answer.status == 409
+        assert "2" in answer.error["message"]
+    plain = server.post("/v1/completions", body)
+    assert plain.status == 200
+    assert "x-stream-id" not in plain.headers
+    assert server.stop() == 0, server.log
+
+
+# --- two readers --------------------------------------------------------------
+
+
+def error_code(body: bytes) -> str:
+    """The code of an error event that is no part of a stream: it has no id."""
+    *_, error, done = body.split(b"\n\n")[:-1]
+    assert done == b"data: [DONE]"
+    return str(json.loads(error.removeprefix(b"data: "))["error"]["code"])
+
+
+def test_a_second_reader_takes_over_from_the_first(server: LiveServer) -> None:
+    client = begin(server)
+    with RawStream(server.port) as first:
+        first.send(client.request())
+        assert first.read_head()[0] == 200
+        chunks = first.chunks()
+        body = next(chunks)[1]
+        second = ResumingClient(server.port, PROMPT, stream_id=client.stream_id)
+        second.read()
+        body += b"".join(content for _, content in chunks)
+    assert error_code(body) == "taken_over"
+    assert text_of(second.events) == echo_bytes(PROMPT, NUM_TOKENS)
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_a_first_reader_that_does_not_read_is_cut(worker: str, tmp_path: Path) -> None:
+    """Its connection may be dead without anybody's having said so."""
+    num_tokens = 31 * 1000
+    environ = SETTINGS | {"ECHO_TOKENS_A_STEP": "20"}
+    server = start_echo(tmp_path / "log", *WORKERS[worker], environ=environ)
+    client = client_of(server, max_tokens=num_tokens)
+    with RawStream(server.port, receive_buffer=4096) as stalled:
+        stalled.send(client.request().replace(b"Host", b"X-Test-Send-Buffer: 1\r\nHost"))
+        client.stream_id = stalled.read_head()[1]["x-stream-id"]
+        server.wait_until(lambda: figures(server)["num_running"] == 0, "generated")
+        server.request("HEAD", f"/v1/streams/{client.stream_id}")  # takes nothing over
+        assert text_of(client.read_all()) == echo_bytes(PROMPT, num_tokens)
+        received = stalled.reader.read()
+    assert b"[DONE]" not in received
+    assert 0 < len(received) < 10**6
+    assert server.stop() == 0, server.log
+
+
+# --- bounded memory -----------------------------------------------------------
+
+KIB = 1024
+
+
+def bounded(log: Path, max_bytes: int) -> LiveServer:
+    environ = {
+        "ECHO_STEP_MS": "1",
+        "ECHO_TOKENS_A_STEP": "10",
+        "REALTIME_SERVE_RESUME_MAX_BYTES": str(max_bytes),
+    }
+    return start_echo(log, *WORKERS["gevent"], environ=environ)
+
+
+def usage(server: LiveServer) -> float:
+    return metric(server, "realtime_serve:resumable_usage_perc")
+
+
+def test_the_longest_ended_are_forgotten_for_the_new(tmp_path: Path) -> None:
+    server = bounded(tmp_path / "log", 40 * KIB)
+    clients = [client_of(server, max_tokens=310) for _ in range(12)]
+    for client in clients:
+        client.read()
+        assert client.is_done
+        assert 0 < usage(server) <= 1
+    oldest, *_, newest = clients
+    assert resume(server, oldest).status == 404
+    assert resume(server, newest, newest.last_event_id).status == 204
+    assert server.stop() == 0, server.log
+
+
+def test_a_stream_that_nobody_reads_gives_way_while_it_runs(tmp_path: Path) -> None:
+    server = bounded(tmp_path / "log", 64 * KIB)
+    left = begin(server, **ENDLESS)
+    server.wait_until(lambda: figures(server)["num_running"] == 0, "cancelled")
+    assert resume(server, left).status == 404
+    assert usage(server) <= 1
+    assert text_of(client_of(server).read_all()) == echo_bytes(PROMPT, NUM_TOKENS)
+    assert server.stop() == 0, server.log
+
+
+def test_a_stream_that_is_read_goes_on_at_the_bound_without_its_beginning(tmp_path: Path) -> None:
+    num_tokens = 31 * 1000
+    server = bounded(tmp_path / "log", 64 * KIB)
+    with RawStream(server.port) as stream:
+        stream.send(stream_request(PROMPT, **RESUMABLE, max_tokens=num_tokens))
+        stream_id = stream.read_head()[1]["x-stream-id"]
+        events = complete_events(b"".join(content for _, content in stream.chunks()))
+        assert usage(server) <= 1
+    assert text_of([data for _, _, data in events]) == echo_bytes(PROMPT, num_tokens)
+    answer = server.request("GET", f"/v1/streams/{stream_id}")
+    assert answer.status == 404
+    assert "forgotten" in answer.error["message"]
+    assert server.stop() == 0, server.log
+
+
+def test_a_reader_that_stalls_at_the_bound_pauses_its_stream(tmp_path: Path) -> None:
+    num_tokens = 31 * 2000
+    server = bounded(tmp_path / "log", 64 * KIB)
+    with RawStream(server.port, receive_buffer=4096) as stalled:
+        stalled.send(stream_request(PROMPT, **RESUMABLE, max_tokens=num_tokens))
+        assert stalled.read_head()[0] == 200
+        generated = settled(lambda: figures(server)["num_generated"], server)
+        assert generated < num_tokens
+        assert usage(server) <= 1.02  # the ring's worth that came last
+        events = complete_events(b"".join(content for _, content in stalled.chunks()))
+    assert text_of([data for _, _, data in events]) == echo_bytes(PROMPT, num_tokens)
+    assert server.stop() == 0, server.log
+
+
+def test_with_all_its_memory_read_the_server_refuses_another_one(tmp_path: Path) -> None:
+    server = bounded(tmp_path / "log", 10 * KIB)
+    body = {"model": "echo", "prompt": "x", "max_tokens": 3, "stream": True}
+    with RawStream(server.port) as one, RawStream(server.port) as two:
+        for stream in (one, two):
+            stream.send(stream_request("x", **RESUMABLE, **ENDLESS))
+            assert stream.read_head()[0] == 200
+        answer = server.post("/v1/completions", body | RESUMABLE)
+        assert answer.status == 503
+        assert answer.error["code"] == "overloaded"
+        assert int(answer.headers["retry-after"]) > 0
+        assert server.post("/v1/completions", body).status == 200
+    assert server.stop() == 0, server.log

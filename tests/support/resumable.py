@@ -9,7 +9,7 @@ from typing import Any
 
 from support.raw_stream import RawStream, stream_request
 
-RESUMABLE = {"stream_options": {"resumable": True}}
+RESUMABLE: dict[str, Any] = {"stream_options": {"resumable": True}}
 
 _EVENT = re.compile(rb"id: ([0-9a-f]{32}):(\d+)\n(data: .*)\n\n")
 
