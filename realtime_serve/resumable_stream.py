@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from realtime_serve.errors import StreamNotFoundError
+from realtime_serve.errors import ServeError, StreamNotFoundError
 from realtime_serve.event_log import Event, EventLog
 from realtime_serve.native import Lock, new_parker
 from realtime_serve.stream import TokenStream
@@ -112,6 +112,12 @@ class ResumableStream:
                 )
             return list(enumerate(self._log.read(number, READ_EVENTS), number))
 
+    def renew_lease(self) -> None:
+        """Tell the engine that the reader is slow, but reads: the keeper may wait for it."""
+        stream = self._stream
+        if stream is not None:
+            stream.renew_lease()
+
     def wake_keeper(self) -> None:
         """Have the keeper look again, if it waits for its reader."""
         stream = self._stream
@@ -179,12 +185,14 @@ class StreamReader:
         next_number: The next event to read.
         left_at_s: When its client went; None while it is there.
         was_replaced: Whether another reader has taken over.
+        error: Why its client was given up, if it was.
     """
 
     def __init__(self, stream: ResumableStream, number: int, cut: Callable[[], None]) -> None:
         self.next_number = number
         self.left_at_s: float | None = None
         self.was_replaced = False
+        self.error: ServeError | None = None
         self.parker = new_parker()
         self._stream = stream
         self._cut = cut
@@ -251,6 +259,16 @@ class StreamReader:
                 return False
             self.parker.park(None if math.isinf(remaining_s) else remaining_s)
         return False
+
+    def renew_lease(self) -> None:
+        """Note that the client is slow, but takes what it is sent."""
+        self._stream.renew_lease()
+
+    def cancel(self, error: ServeError | None = None) -> None:
+        """Give up the client, but not the stream."""
+        if error is not None:
+            self.error = error
+        self.leave()
 
     def leave(self) -> None:
         """Note that the client has gone. May be called again, by a finaliser, too: no lock."""

@@ -10,18 +10,19 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from typing import Any
 
-from realtime_serve.api.client import client_socket
 from realtime_serve.api.hooks import current_context
 from realtime_serve.api.sse import DONE, KEEP_ALIVE, error_event, numbered_event, progress_comment
+from realtime_serve.disconnect import PROBE_INTERVAL_S, DisconnectWatch
 from realtime_serve.errors import ConflictError, RequestCancelledError, ServeError
 from realtime_serve.event_log import Event
-from realtime_serve.native import PROBE_INTERVAL_S, DisconnectWatch, GeventParker
+from realtime_serve.native import GeventParker
 from realtime_serve.resumable_stream import ResumableStream, StreamReader
+from realtime_serve.send_watch import SendWatch
 from realtime_serve.socket_drain import SocketSink
+from realtime_serve.types import ServerConfig
 
 logger = logging.getLogger("realtime_serve.api")
 
@@ -32,23 +33,26 @@ class ResumableDelivery:
     Args:
         stream: What to send.
         number: The first event to send.
-        environ: The request's WSGI environment.
-        keep_alive_s: A comment that says what is waited for is sent after this long without a
-            token.
+        sock: The client's socket, if the WSGI server shows it.
+        config: What becomes of clients that are slow or silent: keep_alive_s, stall_timeout_s and
+            half_close.
+        sends: Watches what goes through the WSGI server.
     """
 
     def __init__(
         self,
         stream: ResumableStream,
         number: int,
-        environ: Mapping[str, Any],
-        keep_alive_s: float,
+        sock: socket.socket | None,
+        config: ServerConfig,
+        sends: SendWatch,
     ) -> None:
         self.socket: socket.socket | None = None
         self._stream = stream
         self._number = number
-        self._client_socket = client_socket(environ)
-        self._keep_alive_s = keep_alive_s
+        self._client_socket = sock
+        self._config = config
+        self._sends = sends
         self._context = current_context()
         self._failure: Exception | None = None
 
@@ -72,8 +76,8 @@ class ResumableDelivery:
         yield next(pieces, KEEP_ALIVE)  # sends the headers now, not with a token
         sink = self._open_sink(reader)
         if sink is None:
-            yield from pieces
-            yield from self._ending(reader)
+            with self._sends.open(self._client_socket, reader) as sends:
+                yield from sends.through(self._answer(reader, pieces))
             return
         with sink:
             for piece in pieces:
@@ -81,11 +85,19 @@ class ResumableDelivery:
                 reader.wait_until(sink.is_clear)
             sink.finish(b"".join(self._ending(reader)))
 
+    def _answer(
+        self, reader: StreamReader, pieces: Iterator[bytes]
+    ) -> Generator[bytes, None, None]:
+        yield from pieces
+        yield from self._ending(reader)
+
     def _open_sink(self, reader: StreamReader) -> SocketSink | None:
         if self.socket is None or not isinstance(reader.parker, GeventParker):
             return None
         try:
-            sink = SocketSink(reader.parker, None, self.socket.fileno(), reader.leave)
+            sink = SocketSink(
+                reader.parker, None, self.socket.fileno(), reader, self._config.stall_timeout_s
+            )
         except OSError:  # no descriptor left: the server's own will do
             return None
         self._stream.statistics.add_socket(sink.source)
@@ -93,12 +105,35 @@ class ResumableDelivery:
 
     def _events(self, reader: StreamReader) -> Iterator[bytes]:
         try:
-            for events in _read_while_connected(reader, self._client_socket, self._keep_alive_s):
+            for events in self._reads(reader):
                 yield self._framed(events) or progress_comment(self._stream.progress)
         except Exception as error:  # the status is out: an event has to say it
             if not isinstance(error, ServeError):
                 logger.exception("A resumable stream could not be read")
             self._failure = error
+
+    def _reads(self, reader: StreamReader) -> Iterator[list[tuple[int, Event]]]:
+        """Read to the end; leave as soon as the client has gone.
+
+        Yields:
+            Events with their numbers: what there is, at once, and then what comes; none after
+            keep_alive_s without any.
+        """
+        watch = DisconnectWatch(self._client_socket, reader.leave, self._config.half_close)
+        idle_s = self._config.keep_alive_s
+        quiet_since_s = time.monotonic()
+        try:
+            yield reader.read(0)
+            while not reader.is_over:
+                wait_s = quiet_since_s + idle_s - time.monotonic()
+                events = reader.read(wait_s if watch.watched else min(wait_s, PROBE_INTERVAL_S))
+                if events or time.monotonic() >= quiet_since_s + idle_s:
+                    quiet_since_s = time.monotonic()
+                    yield events
+                if not watch.watched and watch.gone():
+                    reader.leave()
+        finally:
+            watch.close()
 
     def _framed(self, events: list[tuple[int, Event]]) -> bytes:
         stream = self._stream
@@ -113,7 +148,9 @@ class ResumableDelivery:
         """What is said in place of the stream's own end; without a number, as no part of it."""
         if reader.is_complete:
             return []
-        error = self._failure or (_taken_over() if reader.was_replaced else _disconnected())
+        error = self._failure or reader.error
+        if error is None:
+            error = _taken_over() if reader.was_replaced else _disconnected()
         return [error_event(error), DONE]
 
     def _cut(self) -> None:
@@ -132,28 +169,3 @@ def _disconnected() -> ServeError:
     """For a client that has closed its own side only."""
     message = "The client has closed its side of the connection; the stream can be resumed."
     return RequestCancelledError(message, code="disconnected")
-
-
-def _read_while_connected(
-    reader: StreamReader, sock: socket.socket | None, idle_s: float
-) -> Iterator[list[tuple[int, Event]]]:
-    """Read to the end; leave as soon as the client has gone.
-
-    Yields:
-        Events with their numbers: what there is, at once, and then what comes; none after
-        idle_s without any.
-    """
-    watch = DisconnectWatch(sock, reader.leave)
-    quiet_since_s = time.monotonic()
-    try:
-        yield reader.read(0)
-        while not reader.is_over:
-            wait_s = quiet_since_s + idle_s - time.monotonic()
-            events = reader.read(wait_s if watch.watched else min(wait_s, PROBE_INTERVAL_S))
-            if events or time.monotonic() >= quiet_since_s + idle_s:
-                quiet_since_s = time.monotonic()
-                yield events
-            if not watch.watched and watch.gone():
-                reader.leave()
-    finally:
-        watch.close()

@@ -12,6 +12,7 @@ import re
 
 from flask import Response, request
 
+from realtime_serve.api.client import client_socket
 from realtime_serve.api.event_response import EventResponse, end_events
 from realtime_serve.api.hooks import current_context
 from realtime_serve.api.protocol import GenerationCall
@@ -19,6 +20,7 @@ from realtime_serve.api.resumable_delivery import ResumableDelivery
 from realtime_serve.api.sse import ChunkWriter
 from realtime_serve.errors import ConflictError, InvalidRequestError
 from realtime_serve.resumable_stream import ResumableStream
+from realtime_serve.send_watch import SendWatch
 from realtime_serve.server import InferenceServer
 from realtime_serve.stream import TokenStream
 from realtime_serve.worker_processes import num_worker_processes
@@ -54,7 +56,7 @@ def is_resumable(server: InferenceServer, call: GenerationCall) -> bool:
 
 
 def resumable_response(
-    server: InferenceServer, stream: TokenStream, writer: ChunkWriter
+    server: InferenceServer, stream: TokenStream, writer: ChunkWriter, sends: SendWatch
 ) -> Response:
     """Answer with the events of a stream, which goes on when its client has gone.
 
@@ -62,6 +64,7 @@ def resumable_response(
         server: Who generates.
         stream: What to send.
         writer: Formats the events.
+        sends: Watches what goes through the WSGI server.
 
     Returns:
         The answer to the request that is being handled.
@@ -72,15 +75,16 @@ def resumable_response(
         frame=writer.text,
         end_events=lambda ended, failure: end_events(writer, ended, failure),
     )
-    return _events_from(server, kept, 0)
+    return _events_from(server, kept, 0, sends)
 
 
-def resumed_response(server: InferenceServer, stream_id: str) -> Response:
+def resumed_response(server: InferenceServer, stream_id: str, sends: SendWatch) -> Response:
     """Answer with the events that a client has missed, and those to come.
 
     Args:
         server: Who generates.
         stream_id: Which stream.
+        sends: Watches what goes through the WSGI server.
 
     Returns:
         The answer to the request that is being handled; 204 if the client has had all events.
@@ -100,7 +104,7 @@ def resumed_response(server: InferenceServer, stream_id: str) -> Response:
         return _nothing_more()
     kept.read(number)
     current_context().streamed = True
-    return _events_from(server, kept, number)
+    return _events_from(server, kept, number, sends)
 
 
 def _nothing_more() -> Response:
@@ -122,8 +126,11 @@ def _next_number(stream_id: str) -> int:
     return int(match[2]) + 1
 
 
-def _events_from(server: InferenceServer, kept: ResumableStream, number: int) -> Response:
-    delivery = ResumableDelivery(kept, number, dict(request.environ), server.config.keep_alive_s)
+def _events_from(
+    server: InferenceServer, kept: ResumableStream, number: int, sends: SendWatch
+) -> Response:
+    sock = client_socket(request.environ)
+    delivery = ResumableDelivery(kept, number, sock, server.config, sends)
     response = EventResponse(delivery)
     response.headers[STREAM_ID_HEADER] = kept.id
     return response
