@@ -80,18 +80,16 @@ class ResumableStream:
         stream = self._stream
         return None if stream is None else stream.progress
 
-    def attach(self, number: int, cut: Callable[[], None] | None = None) -> StreamReader:
+    def attach(self, number: int) -> StreamReader:
         """Take over as the reader.
 
         Args:
             number: The first event to read.
-            cut: Ends the connection; called if another reader takes over while this one's client
-                does not read.
 
         Returns:
             The calling thread's or hub's reader.
         """
-        reader = StreamReader(self, number, cut or _nothing)
+        reader = StreamReader(self, number)
         with self._lock:
             former, self._reader = self._reader, reader
         if former is not None:
@@ -179,7 +177,6 @@ class StreamReader:
     Args:
         stream: What to read.
         number: The first event to read.
-        cut: See ResumableStream.attach.
 
     Attributes:
         next_number: The next event to read.
@@ -188,15 +185,13 @@ class StreamReader:
         error: Why its client was given up, if it was.
     """
 
-    def __init__(self, stream: ResumableStream, number: int, cut: Callable[[], None]) -> None:
+    def __init__(self, stream: ResumableStream, number: int) -> None:
         self.next_number = number
         self.left_at_s: float | None = None
         self.was_replaced = False
         self.error: ServeError | None = None
         self.parker = new_parker()
         self._stream = stream
-        self._cut = cut
-        self._is_reading = False
 
     @property
     def has_read_all(self) -> bool:
@@ -232,9 +227,7 @@ class StreamReader:
             events.extend(self._stream.read(self.next_number))
             return bool(events)
 
-        self._is_reading = True
         self.wait_until(take, timeout_s)
-        self._is_reading = False
         if events:
             self.next_number = events[-1][0] + 1
             self._stream.wake_keeper()
@@ -274,22 +267,15 @@ class StreamReader:
         """Note that the client has gone. May be called again, by a finaliser, too: no lock."""
         if self.left_at_s is None:
             self.left_at_s = time.monotonic()
-            self._cut = _nothing  # what that knows, such as the prompt, need not be kept
             self.wake()
             self._stream.wake_keeper()
 
     def give_way(self) -> None:
         """End, since another reader has taken over."""
         self.was_replaced = True
-        if not self._is_reading and self.left_at_s is None:
-            self._cut()
         self.wake()
 
     def wake(self) -> None:
         """Have its thread or greenlet look again."""
         self.parker.waker.add(self.parker)
         self.parker.waker.flush()
-
-
-def _nothing() -> None:
-    pass

@@ -147,29 +147,6 @@ def test_a_second_reader_ends_the_first(source: Source) -> None:
     assert [event for _, event in second.read(NEVER_S)] == [b"start", "a"]
 
 
-def test_a_first_reader_that_does_not_wait_is_cut(source: Source) -> None:
-    cuts: list[str] = []
-    first = source.kept.attach(0, lambda: cuts.append("first"))
-    source.kept.attach(0, lambda: cuts.append("second"))
-    assert cuts == ["first"]
-    first.leave()
-    source.kept.attach(0)
-    assert cuts == ["first", "second"]
-
-
-def test_one_that_has_left_or_waits_is_not_cut(source: Source) -> None:
-    cuts: list[str] = []
-    gone = source.kept.attach(0, lambda: cuts.append("gone"))
-    gone.leave()
-    waiting = source.kept.attach(1, lambda: cuts.append("waiting"))
-    waiter = threading.Thread(target=rest, args=(waiting,))
-    waiter.start()
-    wait_until(lambda: waiting._is_reading)
-    source.kept.attach(0)
-    waiter.join()
-    assert cuts == []
-
-
 def test_only_the_last_reader_counts_as_the_client(source: Source) -> None:
     assert is_alone(source)  # nobody was ever there
     first = source.kept.attach(0)

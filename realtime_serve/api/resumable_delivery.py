@@ -6,7 +6,6 @@ socket. They come from the stream's log, so that it makes no difference who has 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 import time
@@ -61,7 +60,7 @@ class ResumableDelivery:
 
         Only now the client takes over the stream: an answer that is never sent takes nothing.
         """
-        reader = self._stream.attach(self._number, self._cut)
+        reader = self._stream.attach(self._number)
         try:
             with closing(self._pieces(reader)) as pieces:
                 for piece in pieces:
@@ -152,12 +151,6 @@ class ResumableDelivery:
         if error is None:
             error = _taken_over() if reader.was_replaced else _disconnected()
         return [error_event(error), DONE]
-
-    def _cut(self) -> None:
-        """End the connection of a client that does not read, and so cannot be told."""
-        if self._client_socket is not None:
-            with contextlib.suppress(OSError):  # it has ended by itself
-                self._client_socket.shutdown(socket.SHUT_RDWR)
 
 
 def _taken_over() -> ServeError:
