@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 from functools import partial
 from typing import Any
 
@@ -38,6 +39,12 @@ class _Handler(WSGIHandler):  # type: ignore[misc]
         if self.server.closed:
             headers = [*headers, ("Connection", "close")]
         return super().start_response(status, headers, exc_info)
+
+    def socket_for_chunks(self, app: Flask) -> socket.socket | None:
+        """See direct.ChunkingServer; to be asked before the first piece of the body."""
+        in_chunks = self.request_version == "HTTP/1.1" and self.provided_content_length is None
+        sock: socket.socket = self.socket
+        return sock if in_chunks and self.application is app else None
 
     def log_request(self) -> None:
         """Nothing: the RequestLogger writes the line when the stream has ended."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from support import kill_clients
-from support.echo_process import RING, figures, settled, start_echo
+from support.echo_process import RING, figures, run_echo, settled, start_echo
 from support.live_server import LiveServer
 from support.raw_stream import (
     RawStream,
@@ -35,10 +35,16 @@ UNSENT_BYTES = 64 * 1024
 """What the server may hold of a stream beside its ring."""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A gevent worker in which streams go directly."""
-    server = start_echo(tmp_path_factory.mktemp("echo") / "server.log", "--worker-class=gevent")
+@pytest.fixture(scope="module", params=["gunicorn", "run"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """The two servers whose streams go directly: gunicorn's gevent worker and run()."""
+    log_path = tmp_path_factory.mktemp("echo") / "server.log"
+    if request.param == "run":
+        server = run_echo(log_path)
+    else:
+        server = start_echo(log_path, "--worker-class=gevent")
     yield server
     assert server.stop() == 0, server.log
 

@@ -34,6 +34,19 @@ def start_echo(
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--no-control-socket", "--keep-alive=10"]
     command += [f"--bind=127.0.0.1:{port}", *options, f"support.echo_app:{app}"]
+    return _start(command, port, log_path, environ, wait)
+
+
+def run_echo(log_path: Path) -> LiveServer:
+    """Start the echo app on the server that `run` uses, with its output in a file."""
+    port = free_port()
+    command = [sys.executable, "-m", "support.echo_program", str(port)]
+    return _start(command, port, log_path, None, wait=True)
+
+
+def _start(
+    command: list[str], port: int, log_path: Path, environ: Mapping[str, str] | None, wait: bool
+) -> LiveServer:
     paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     return start_program(
         command,
