@@ -13,7 +13,7 @@ from realtime_serve.errors import ConfigError, ModelLoadError
 from realtime_serve.health import Health
 from realtime_serve.model import Model, ModelState
 from serve_model import Alphabet
-from support.scripted_servers import TEXT, alphabet_server
+from support.scripted_servers import GREEDY, TEXT, alphabet_server
 
 CONFIG = ModelConfig(name="broken")
 
@@ -157,3 +157,9 @@ def test_a_step_that_does_not_end_costs_readiness_first_and_then_liveness(
 ) -> None:
     health = health_of(step_s=step_s, dead_after_s=dead_after_s)
     assert (health.ready, health.live, health.stuck) == (ready, live, not ready)
+
+
+def test_an_engine_that_has_nothing_to_do_is_at_no_step() -> None:
+    with alphabet_server() as server:
+        assert list(server.generate("x", sampling=GREEDY))
+        assert server.registry.resolve(None).step_s == 0.0
