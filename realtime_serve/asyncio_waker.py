@@ -71,6 +71,13 @@ class AsyncioWaker(Waker):
             return
         self._armed = True
         try:
+            self._schedule(loop)
+        except BaseException:
+            self._armed = False  # or nobody would be woken ever again
+            raise
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
             loop.call_soon_threadsafe(self._wake_all, context=self._no_variables)
         except RuntimeError:
             # A loop that is closed leaves nobody to wake; that is its own affair, and not the

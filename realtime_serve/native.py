@@ -219,6 +219,13 @@ class GeventWaker(Waker):
             return
         self._armed = True
         try:
+            self._send()
+        except BaseException:
+            self._armed = False  # or nobody would be woken ever again
+            raise
+
+    def _send(self) -> None:
+        try:
             self._async.send()
         except ValueError:
             # A thread that destroys its hub leaves nobody to wake; that is its own affair,

@@ -102,6 +102,28 @@ def test_many_tasks_and_many_flushes_cost_one_callback(monkeypatch: pytest.Monke
     asyncio.run(scenario())
 
 
+def test_a_callback_that_cannot_be_scheduled_does_not_stop_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        parker = AsyncioParker.of_running_loop()
+        waiting = asyncio.create_task(parker.wait(LONG_S))
+        await asyncio.sleep(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "call_soon_threadsafe", raise_memory_error)
+            with pytest.raises(MemoryError):
+                wake(parker)
+        wake(parker)
+        await waiting
+
+    asyncio.run(asyncio.wait_for(scenario(), LONG_S / 4))
+
+
+def raise_memory_error(*args: object, **options: object) -> None:
+    raise MemoryError
+
+
 def test_a_wake_up_for_nobody_costs_no_callback(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         scheduled = count_callbacks(asyncio.get_running_loop(), monkeypatch)

@@ -5,12 +5,14 @@ form that fits the process.
 """
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 import pytest
 
 from realtime_serve.native import (
+    GeventWaker,
     Lock,
     NativeThread,
     Parker,
@@ -126,6 +128,35 @@ def test_waking_a_consumer_whose_hub_was_destroyed_is_no_error() -> None:
     on_hub_thread(open_and_destroy)
     wake_from_native_thread(*parkers)
     wake_from_native_thread(*parkers)
+
+
+class FaultyHub:
+    """What a waker asks of a hub; its loop fails once before it can be woken."""
+
+    def __init__(self) -> None:
+        self.loop = self
+        self.errors: list[Exception] = [MemoryError()]
+        self.num_sent = 0
+
+    def async_(self, *, ref: bool) -> Any:
+        return self
+
+    def start(self, callback: Callable[[], None]) -> None:
+        pass
+
+    def send(self) -> None:
+        if self.errors:
+            raise self.errors.pop()
+        self.num_sent += 1
+
+
+def test_a_hub_that_could_not_be_woken_is_woken_the_next_time() -> None:
+    hub = FaultyHub()
+    waker = GeventWaker(hub)
+    with pytest.raises(MemoryError):
+        waker.flush()
+    waker.flush()
+    assert hub.num_sent == 1
 
 
 def test_an_error_in_one_woken_greenlet_leaves_none_asleep() -> None:
