@@ -15,6 +15,7 @@ is full loses the seat, and finds the reason when it comes back.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -44,6 +45,8 @@ from realtime_serve.types import (
     StreamToken,
     Usage,
 )
+
+logger = logging.getLogger("realtime_serve.stream")
 
 T = TypeVar("T", list[StreamToken], bytes, bool)
 
@@ -162,7 +165,10 @@ class TokenStream:
         )
 
     def add_end_callback(self, callback: Callable[[TokenStream], None]) -> None:
-        """Have `callback` called once when the stream has ended, in the consumer."""
+        """Have `callback` called once when the stream has ended, in the consumer.
+
+        What it raises is logged, and changes neither the stream nor the other callbacks.
+        """
         self._end_callbacks.append(callback)
 
     def raise_for_error(self) -> None:
@@ -360,7 +366,10 @@ class TokenStream:
         self.statistics.finished_at_s = time.monotonic()
         callbacks, self._end_callbacks = self._end_callbacks, []
         for callback in callbacks:
-            callback(self)
+            try:
+                callback(self)
+            except Exception:
+                logger.exception("A callback at the end of a stream failed")
 
 
 def _instant_after(timeout_s: float | None) -> float | None:

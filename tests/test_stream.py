@@ -240,6 +240,24 @@ def test_end_callbacks_run_once_with_the_final_counts() -> None:
     assert calls == [2]
 
 
+def test_an_end_callback_that_fails_costs_neither_the_tokens_nor_the_other_callbacks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stream, ring, _ = open_stream()
+    reasons: list[FinishReason | None] = []
+
+    def fail(_: object) -> None:
+        raise RuntimeError("a bill that cannot be sent")
+
+    stream.add_end_callback(fail)
+    stream.add_end_callback(lambda ended: reasons.append(ended.finish_reason))
+    push(ring, "ab", last=True)
+    ring.finish(ring_states.LENGTH)
+    assert "".join(token.text for token in stream) == "ab"
+    assert reasons == [FinishReason.LENGTH] == [stream.finish_reason]
+    assert "a bill that cannot be sent" in caplog.text
+
+
 def test_statistics_count_every_gap() -> None:
     stream, ring, _ = open_stream()
     push(ring, "abc")
