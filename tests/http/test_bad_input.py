@@ -171,6 +171,7 @@ def test_an_unknown_path_is_404_in_the_envelope_and_logged(
     assert answer.status == 404
     assert answer.error["code"] == "not_found"
     assert answer.headers["x-request-id"] == request_id
+    live_server.wait_until(lambda: request_id in live_server.log, "logged")
     assert live_server.log.count(request_id) == 1
 
 

@@ -230,6 +230,7 @@ def test_each_generation_is_one_log_line_at_its_end(live_server: LiveServer) -> 
         {"messages": MESSAGES, **GREEDY, "max_tokens": 3, "ignore_eos": True, "stream": True},
         {"X-Request-ID": "the-logged-one"},
     )
+    live_server.wait_until(lambda: '"the-logged-one"' in live_server.log, "logged")
     lines = [line for line in live_server.log.splitlines() if "the-logged-one" in line]
     assert len(lines) == 1
     record = json.loads(lines[0][lines[0].index("{") :])

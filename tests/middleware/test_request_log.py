@@ -6,14 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import gevent
 import pytest
+from gevent.event import Event
+from gevent.hub import Hub
 
 from realtime_serve.middleware import RequestContext, RequestLogger, request_log
+from support.hub_thread import on_hub_thread
 from support.scripted_servers import wait_until
-
-under_gevent = pytest.mark.skipif(
-    "gevent.monkey" not in sys.modules, reason="without a hub lines are written at once"
-)
 
 EXIT_WITH_UNWRITTEN_LINES = """
 import gevent.monkey
@@ -89,28 +89,31 @@ def test_a_logger_that_is_dropped_with_its_app_writes_what_it_has() -> None:
     assert lines.request_ids == ["last"]
 
 
-@under_gevent
 def test_a_log_that_hangs_owes_a_bounded_number_of_lines_and_the_rest_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from gevent.event import Event
-
     monkeypatch.setattr(request_log, "MAX_UNWRITTEN", 10)
-    hangs, goes_on = Event(), Event()
 
-    def hang() -> None:
-        hangs.set()
-        goes_on.wait()
+    def body(_: Hub) -> None:
+        hangs, goes_on = Event(), Event()
 
-    lines = Lines(before=hang)
-    logger = RequestLogger(logger_to(lines))
-    logger.after_request(ended_request("first"))
-    hangs.wait()
-    for number in range(13):
-        logger.after_request(ended_request(str(number)))
-    assert logger.num_dropped == 3
-    goes_on.set()
-    wait_until(lambda: len(lines.request_ids) == 11)
-    assert lines.request_ids == ["first", *map(str, range(10))]
-    logger.after_request(ended_request("later"))
-    wait_until(lambda: lines.request_ids[-1] == "later")
+        def hang() -> None:
+            hangs.set()
+            goes_on.wait()
+
+        lines = Lines(before=hang)
+        logger = RequestLogger(logger_to(lines))
+        logger.after_request(ended_request("first"))
+        hangs.wait()
+        for number in range(13):
+            logger.after_request(ended_request(str(number)))
+        assert logger.num_dropped == 3
+        goes_on.set()
+        while len(lines.request_ids) < 11:
+            gevent.sleep(0.001)
+        assert lines.request_ids == ["first", *map(str, range(10))]
+        logger.after_request(ended_request("later"))
+        while lines.request_ids[-1] != "later":
+            gevent.sleep(0.001)
+
+    on_hub_thread(body)
