@@ -174,18 +174,22 @@ class SocketSink:
         self.source.write(data)
         self.attend()
 
-    def finish(self, data: bytes) -> None:
+    def finish(self, data: bytes, *, may_wait: bool = True) -> None:
         """Send the last chunk and wait until the client has taken everything, or is given up.
 
         A client that is given up has the rest of its answer in the kernel, if that takes it, for
         as long as the kernel keeps it; the connection ends there.
+
+        Args:
+            data: The chunk.
+            may_wait: False gives up at once a client that does not keep up.
         """
         self._leave_drain()
         self.source.write(data)
         self._watch_if_blocked()
-        while self.source.is_blocked and not self.is_stalled:
+        while self.source.is_blocked and may_wait and not self.is_stalled:
             self.parker.park()
-        if self.is_stalled:
+        if self.source.is_blocked:
             self.source.conclude()
 
     def close(self) -> None:

@@ -274,6 +274,22 @@ def test_a_client_that_stalls_can_still_read_how_its_answer_has_ended() -> None:
     in_a_hub(body)
 
 
+def test_a_server_in_a_hurry_leaves_the_end_to_the_kernel() -> None:
+    def body() -> None:
+        server, client = tcp_pair()
+        with open_sink(None, server) as sink:
+            sink.write(b"x" * 200_000)
+            assert not sink.is_clear()
+            sink.finish(b"why", may_wait=False)
+        heard = b""
+        while not heard.endswith(b"\r\n3\r\nwhy\r\n0\r\n\r\n"):
+            heard += read_all(client)
+            gevent.sleep(0.001)
+        assert heard.count(b"x") == 200_000
+
+    in_a_hub(body)
+
+
 def test_a_client_that_reads_slowly_is_not_given_up_and_renews_its_stream() -> None:
     def body() -> None:
         server, client = tcp_pair()

@@ -31,6 +31,7 @@ from realtime_serve.api.sse import (
     error_event,
     progress_comment,
 )
+from realtime_serve.errors import DrainingError
 from realtime_serve.native import GeventParker
 from realtime_serve.send_watch import SendWatch
 from realtime_serve.socket_drain import SocketSink
@@ -171,7 +172,8 @@ class _Delivery:
             for piece in self._events(self._reader(None if events is None else sink)):
                 sink.write(piece)
                 self._stream.wait_until(sink.is_clear)
-            sink.finish(self._ending())
+            is_last_moment = isinstance(self._stream.error, DrainingError)
+            sink.finish(self._ending(), may_wait=not is_last_moment)
 
     def _answer(self, read: Callable[[float], bytes]) -> Generator[bytes, None, None]:
         yield from self._events(read)

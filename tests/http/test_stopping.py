@@ -21,7 +21,7 @@ from support.raw_stream import RawStream, payloads, stream_request
 pytestmark = pytest.mark.not_under_gevent("the server is a process of its own")
 
 SHORT = {"model": MODEL, "max_tokens": 200, "ignore_eos": True}
-LONG = {"model": MODEL, "max_tokens": 8000, "ignore_eos": True}
+LONG: dict[str, Any] = {"model": MODEL, "max_tokens": 8000, "ignore_eos": True}
 """Takes far longer than any server here is given."""
 
 PATIENT = ("--graceful-timeout=1000", "--keep-alive=1000")
@@ -51,6 +51,10 @@ def stop(server: LiveServer, number: int = signal.SIGTERM) -> None:
 def end(server: LiveServer) -> None:
     assert server.process.wait(120) == 0, server.log
     assert not TROUBLE.search(server.log), server.log
+
+
+def num_paused(server: LiveServer) -> int:
+    return int(server.request("GET", "/stats/streams").json()["states"]["paused"])
 
 
 def assert_cut(payloads: list[Any]) -> None:
@@ -91,6 +95,18 @@ def test_a_long_stream_is_cut_with_an_error_event_its_usage_and_a_proper_end(
     end(server)
     (line,) = [line for line in server.log.splitlines() if '"route":"/v1/completions"' in line]
     assert '"error":"draining"' in line  # it ran to its end in the server, too
+
+
+def test_a_client_that_does_not_read_finds_the_same_end_when_the_server_has_gone(
+    tmp_path: Path,
+) -> None:
+    server = start(tmp_path, *HURRIED, ring_capacity="16")
+    with RawStream(server.port, receive_buffer=4096) as late:
+        late.send(stream_request("Once upon a time", **LONG))
+        server.wait_until(lambda: num_paused(server) == 1, "paused")
+        server.process.send_signal(signal.SIGTERM)
+        end(server)
+        assert_cut(payloads(late.read_answer()[1]))
 
 
 @pytest.mark.parametrize(
