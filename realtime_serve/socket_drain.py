@@ -128,10 +128,10 @@ class SocketSink:
         self._stream = stream
         self._clock = None if stall_timeout_s is None else StallClock(stall_timeout_s)
         self._drain = HubDrain.of(parker.waker)
-        self._drain.pace.max_delay_s = max_flush_delay_s
         self._watched_fd = fd
         self._watchers: list[Any] = []
         if events is not None:
+            self._drain.pace.max_delay_s = max_flush_delay_s
             self._drain.add(self.source, self)
             parker.is_left_to_work = True
 
