@@ -147,24 +147,19 @@ cdef class EventStream:
         return require_memory(not self.stream.failed)
 
 
-cdef class SocketStream:
-    """A stream that goes to its client's socket, chunk by chunk."""
+cdef class DrainedStream:
+    """A stream that a drain can pass over."""
 
     cdef drained_stream stream
     cdef EventStream events
     cdef Py_ssize_t position  # in its drain; -1 in none
 
-    def __cinit__(self, EventStream events, int fd):
+    cdef void drain_from(self, EventStream events):
         self.events = events
         self.position = -1
         self.stream.output.fd = -1
         if events is not None:
             self.stream.events = &events.stream
-        if not chunked_output_open(&self.stream.output, fd):
-            PyErr_SetFromErrno(OSError)
-
-    def __dealloc__(self):
-        chunked_output_close(&self.stream.output)
 
     def take(self):
         cdef double now_s = monotonic_s()
@@ -182,6 +177,39 @@ cdef class SocketStream:
     def take_starved(self):
         return self.events is not None and self.events.take_starved()
 
+    @property
+    def attention(self):
+        return self.stream.attention
+
+
+@final
+cdef class CollectedStream(DrainedStream):
+    """A stream that is kept until it is wanted as a whole."""
+
+    cdef byte_buffer collected
+
+    def __cinit__(self, EventStream events not None):
+        self.drain_from(events)
+        self.stream.collected = &self.collected
+
+    def __dealloc__(self):
+        byte_buffer_free(&self.collected)
+
+    def collected_events(self):
+        return PyBytes_FromStringAndSize(self.collected.bytes, self.collected.size)
+
+
+cdef class SocketStream(DrainedStream):
+    """A stream that goes to its client's socket, chunk by chunk."""
+
+    def __cinit__(self, EventStream events, int fd):
+        self.drain_from(events)
+        if not chunked_output_open(&self.stream.output, fd):
+            PyErr_SetFromErrno(OSError)
+
+    def __dealloc__(self):
+        chunked_output_close(&self.stream.output)
+
     def write(self, bytes data not None):
         require_memory(chunked_output_write(&self.stream.output, PyBytes_AS_STRING(data),
                                             PyBytes_GET_SIZE(data)))
@@ -192,10 +220,6 @@ cdef class SocketStream:
 
     def fileno(self):
         return self.stream.output.fd
-
-    @property
-    def attention(self):
-        return self.stream.attention
 
     @property
     def is_blocked(self):
@@ -243,7 +267,7 @@ cdef class StreamDrain:
     def __len__(self):
         return len(self.members)
 
-    def add(self, SocketStream stream not None):
+    def add(self, DrainedStream stream not None):
         self.require_idle()
         if stream.position >= 0 or stream.events is None:
             raise ValueError("The stream is in a drain already, or has no events to take.")
@@ -252,8 +276,8 @@ cdef class StreamDrain:
         self.streams[stream.position] = &stream.stream
         self.members.append(stream)
 
-    def discard(self, SocketStream stream not None):
-        cdef SocketStream last
+    def discard(self, DrainedStream stream not None):
+        cdef DrainedStream last
         self.require_idle()
         if stream.position < 0:
             return
@@ -270,7 +294,7 @@ cdef class StreamDrain:
         cdef size_t num_streams = len(self.members)
         cdef size_t num_attended
         cdef double now_s = monotonic_s()
-        cdef SocketStream member
+        cdef DrainedStream member
         self.require_idle()
         self.is_running = True
         with nogil:

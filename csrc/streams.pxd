@@ -76,6 +76,7 @@ cdef extern from "streams/stream_drain.h" nogil:
 
     ctypedef struct drained_stream:
         event_stream *events
+        byte_buffer *collected
         chunked_output output
         unsigned attention
 

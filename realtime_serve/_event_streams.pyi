@@ -137,24 +137,11 @@ class EventStream:
     def take_starved(self) -> bool:
         """Whether the engine has to be kicked; True once."""
 
-class SocketStream:
-    """A stream that goes to its client's socket as chunks of HTTP/1.1, without waiting.
+class DrainedStream:
+    """A stream that a drain can pass over. The hub's thread only."""
 
-    It owns a duplicate of the socket's descriptor, and puts at most 64 KiB into it and its own
-    buffer together: then, and when the kernel takes no more, it is blocked. The hub's thread
-    only.
-
-    Args:
-        events: What to send; None if everything is written.
-        fd: The connected socket's descriptor.
-
-    Raises:
-        OSError: The descriptor cannot be duplicated.
-    """
-
-    def __init__(self, events: EventStream | None, fd: int) -> None: ...
     def take(self) -> bytes:
-        """Send the events of tokens that are ready, of a long queue only the first ones.
+        """Send or collect the events of tokens that are ready, of a long queue the first ones.
 
         Returns:
             Nothing: all has been seen to.
@@ -171,6 +158,38 @@ class SocketStream:
     def take_starved(self) -> bool:
         """As EventStream.take_starved."""
 
+    @property
+    def attention(self) -> int:
+        """Why the latest pass wants Python, as bits; 0 if it does not."""
+
+@final
+class CollectedStream(DrainedStream):
+    """A stream that is kept until it is wanted as a whole. The hub's thread only.
+
+    Args:
+        events: What to keep.
+    """
+
+    def __init__(self, events: EventStream) -> None: ...
+    def collected_events(self) -> bytes:
+        """All events that were taken so far."""
+
+class SocketStream(DrainedStream):
+    """A stream that goes to its client's socket as chunks of HTTP/1.1, without waiting.
+
+    It owns a duplicate of the socket's descriptor, and puts at most 64 KiB into it and its own
+    buffer together: then, and when the kernel takes no more, it is blocked. The hub's thread
+    only.
+
+    Args:
+        events: What to send; None if everything is written.
+        fd: The connected socket's descriptor.
+
+    Raises:
+        OSError: The descriptor cannot be duplicated.
+    """
+
+    def __init__(self, events: EventStream | None, fd: int) -> None: ...
     def write(self, data: bytes) -> None:
         """Send a chunk behind what is unsent, as far as the client keeps up.
 
@@ -186,10 +205,6 @@ class SocketStream:
 
     def fileno(self) -> int:
         """The duplicate; -1 once closed."""
-
-    @property
-    def attention(self) -> int:
-        """Why the latest pass wants Python, as bits; 0 if it does not."""
 
     @property
     def is_blocked(self) -> bool:
@@ -234,21 +249,21 @@ class StreamDrain:
     def __len__(self) -> int:
         """Streams in it."""
 
-    def add(self, stream: SocketStream) -> None:
+    def add(self, stream: DrainedStream) -> None:
         """Pass over a stream from now on.
 
         Raises:
             ValueError: It is in a drain already, or has no events to take.
         """
 
-    def discard(self, stream: SocketStream) -> None:
+    def discard(self, stream: DrainedStream) -> None:
         """Leave a stream out from now on, if it is there.
 
         Raises:
             ValueError: It is in another drain.
         """
 
-    def run(self) -> list[SocketStream]:
+    def run(self) -> list[DrainedStream]:
         """Take and send what is ready, for all streams, without the GIL.
 
         Returns:

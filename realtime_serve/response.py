@@ -1,4 +1,4 @@
-"""From the tokens of a stream that has ended to one whole answer."""
+"""From a stream that has ended to one whole answer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,29 @@ def to_response(stream: TokenStream, tokens: Sequence[StreamToken]) -> Inference
     Returns:
         The whole answer.
     """
+    text = "".join(token.text for token in tokens)
+    return text_response(stream, text, tuple(token.token_id for token in tokens))
+
+
+def text_response(
+    stream: TokenStream, text: str, token_ids: tuple[int, ...] = ()
+) -> InferenceResponse:
+    """Make the answer of a stream that has ended well and whose text is known.
+
+    Args:
+        stream: Ended by stop or length.
+        text: All that it gave.
+        token_ids: Its ids, where they are wanted.
+
+    Returns:
+        The whole answer.
+    """
     assert stream.finish_reason is not None
     return InferenceResponse(
         request_id=stream.request.request_id,
         model=stream.request.model,
-        text="".join(token.text for token in tokens),
-        token_ids=tuple(token.token_id for token in tokens),
+        text=text,
         finish_reason=stream.finish_reason,
         usage=stream.usage,
+        token_ids=token_ids,
     )

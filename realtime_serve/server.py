@@ -34,7 +34,7 @@ from realtime_serve.model_building import model_from_files, model_from_network, 
 from realtime_serve.native import Lock, run_blocking
 from realtime_serve.public_reason import public_reason, without_directories
 from realtime_serve.registry import ModelRegistry
-from realtime_serve.response import to_response as to_response
+from realtime_serve.response import to_response
 from realtime_serve.resumable_streams import ResumableStreams
 from realtime_serve.stream import TokenStream
 from realtime_serve.stream_manager import StreamManager

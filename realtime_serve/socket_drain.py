@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from realtime_serve._event_streams import (
     ATTENTION_AGAIN,
     ATTENTION_BLOCKED,
+    DrainedStream,
     EventStream,
     SocketStream,
     StreamDrain,
@@ -27,6 +28,19 @@ from realtime_serve.flush_pace import FlushPace
 from realtime_serve.native import GeventParker, GeventWaker
 from realtime_serve.stall_clock import Pace, StallClock, num_taken_bytes
 from realtime_serve.stream_interface import SentStream
+
+
+class Sink(Protocol):
+    """Where the tokens of one stream go.
+
+    Attributes:
+        parker: Where the stream's greenlet waits.
+    """
+
+    parker: GeventParker
+
+    def attend(self) -> bool:
+        """See to what needs no greenlet; returns whether something else does."""
 
 
 class HubDrain:
@@ -42,7 +56,7 @@ class HubDrain:
     def __init__(self, waker: GeventWaker) -> None:
         self.pace = FlushPace()
         self._drain = StreamDrain()
-        self._sinks: dict[SocketStream, SocketSink] = {}
+        self._sinks: dict[DrainedStream, Sink] = {}
         self._waker = waker
         self._timer: Any = None
 
@@ -54,12 +68,12 @@ class HubDrain:
         assert isinstance(waker.work, HubDrain)
         return waker.work
 
-    def add(self, source: SocketStream, sink: SocketSink) -> None:
+    def add(self, source: DrainedStream, sink: Sink) -> None:
         """Drain a stream from now on; the sink sees to what that does not."""
         self._drain.add(source)
         self._sinks[source] = sink
 
-    def discard(self, source: SocketStream) -> None:
+    def discard(self, source: DrainedStream) -> None:
         """Leave a stream alone from now on."""
         self._drain.discard(source)
         self._sinks.pop(source, None)

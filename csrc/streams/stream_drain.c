@@ -11,7 +11,10 @@ static bool is_due(const drained_stream *stream)
 static void fill(drained_stream *stream, double now_s)
 {
     chunked_output *output = &stream->output;
-    if (!chunked_output_begin(output)) {
+    if (stream->collected != NULL) {
+        size_t max_bytes = stream->collected->size + CHUNKED_OUTPUT_MAX_BUFFERED_BYTES;
+        (void)event_stream_take(stream->events, now_s, max_bytes, stream->collected);
+    } else if (!chunked_output_begin(output)) {
         stream->events->failed = true;
     } else if (!event_stream_take(stream->events, now_s, CHUNKED_OUTPUT_MAX_BUFFERED_BYTES,
                                   &output->bytes)) {

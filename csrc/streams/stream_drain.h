@@ -2,6 +2,8 @@
  *
  *     take the events of each stream that has tokens; then send for all of them, in one burst
  *
+ * A stream whose client wants it whole has no socket: its events are collected.
+ *
  * What needs more than that is said in drained_stream.attention, for Python to see to: nothing in
  * an ordinary pass. A pass never blocks, and takes a bounded part of each ring, so that no stream
  * keeps its hub from the others. The hub's thread only. */
@@ -23,7 +25,8 @@ enum drain_attention {
 
 typedef struct drained_stream {
     event_stream *events;  /* not owned */
-    chunked_output output;
+    byte_buffer *collected; /* not owned: where the events go; NULL if they are sent */
+    chunked_output output;  /* zeroed if they are not */
     unsigned attention;    /* of the latest pass */
 } drained_stream;
 

@@ -19,7 +19,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from realtime_serve.api.body import read_json_object
 from realtime_serve.api.cancellation import cancel_requests
-from realtime_serve.api.client import deadline_at_s, read_while_connected
+from realtime_serve.api.client import deadline_at_s
 from realtime_serve.api.event_response import event_response
 from realtime_serve.api.hooks import current_context, follow_stream
 from realtime_serve.api.json_response import json_response
@@ -39,17 +39,14 @@ from realtime_serve.api.responses import (
 )
 from realtime_serve.api.resumption import is_resumable, resumable_response, resumed_response
 from realtime_serve.api.sse import ChatChunkWriter, ChunkWriter, CompletionChunkWriter
+from realtime_serve.api.whole_answer import whole_answer
 from realtime_serve.model import Model
 from realtime_serve.send_watch import SendWatch
-from realtime_serve.server import InferenceServer, new_request_id, to_response
+from realtime_serve.server import InferenceServer, new_request_id
 from realtime_serve.stream import TokenStream
-from realtime_serve.stream_statistics import StreamStatistics
-from realtime_serve.types import HalfClose, InferenceRequest
+from realtime_serve.types import InferenceRequest
 
 logger = logging.getLogger("realtime_serve.api")
-
-IDLE_S = 3600.0
-"""Nothing is sent while a whole answer is awaited, so idleness needs no notice."""
 
 ALL_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
@@ -84,7 +81,7 @@ def openai_blueprint(server: InferenceServer, name: str) -> Blueprint:
         resumable = is_resumable(server, call)
         stream = _submit(server, call, lambda model: server.encode_chat(model, call.messages))
         if not call.stream:
-            return _answer(stream, chat_completion, config.half_close)
+            return whole_answer(stream, chat_completion, config.half_close)
         writer = ChatChunkWriter(chat_head(**_head(call, stream)))
         return answer_with_events(stream, writer, resumable=resumable)
 
@@ -94,7 +91,7 @@ def openai_blueprint(server: InferenceServer, name: str) -> Blueprint:
         resumable = is_resumable(server, call)
         stream = _submit(server, call, lambda model: server.encode_prompt(model, call.prompt))
         if not call.stream:
-            return _answer(stream, text_completion, config.half_close)
+            return whole_answer(stream, text_completion, config.half_close)
         writer = CompletionChunkWriter(completion_head(**_head(call, stream)))
         return answer_with_events(stream, writer, resumable=resumable)
 
@@ -196,35 +193,6 @@ def _head(call: GenerationCall, stream: TokenStream) -> dict[str, Any]:
         "created": int(time.time()),
         "include_usage": call.include_usage,
     }
-
-
-# --- whole answers ------------------------------------------------------------
-
-
-def _answer(
-    stream: TokenStream, render: Callable[..., dict[str, Any]], half_close: HalfClose
-) -> Response:
-    reads = read_while_connected(
-        stream, request.environ, IDLE_S, stream.read, half_close=half_close
-    )
-    tokens = [token for ready in reads for token in ready]
-    stream.raise_for_error()
-    response = json_response(render(to_response(stream, tokens), created=int(time.time())))
-    response.headers["Server-Timing"] = _server_timing(stream.statistics)
-    return response
-
-
-def _server_timing(times: StreamStatistics) -> str:
-    spans = {
-        "queue": (times.submitted_at_s, times.scheduled_at_s),
-        "prefill": (times.scheduled_at_s, times.first_token_at_s),
-        "decode": (times.first_token_at_s, times.last_token_at_s),
-    }
-    return ", ".join(
-        f"{name};dur={(end_s - start_s) * 1000:.3f}"
-        for name, (start_s, end_s) in spans.items()
-        if start_s is not None and end_s is not None
-    )
 
 
 def _card(model: Model) -> dict[str, Any]:

@@ -203,14 +203,15 @@ class InferenceResponse:
         request_id: The request's id.
         model: Name of the model that answered.
         text: The whole text, stop strings cut off.
-        token_ids: The generated ids, a final stop token included.
         finish_reason: Why it ended.
         usage: Token counts.
+        token_ids: The generated ids, a final stop token included; none where only the text was
+            wanted.
     """
 
     request_id: str
     model: str
     text: str
-    token_ids: tuple[int, ...]
     finish_reason: FinishReason
     usage: Usage
+    token_ids: tuple[int, ...] = ()
