@@ -102,7 +102,7 @@ def resumed_response(server: InferenceServer, stream_id: str, sends: SendWatch) 
         raise InvalidRequestError(f"The stream has no event {number - 1}.", param=LAST_EVENT_HEADER)
     if ended and number == numbers.stop:
         return _nothing_more()
-    kept.read(number)
+    kept.read(number)  # refuses what has been forgotten, while there is a status to do so with
     current_context().streamed = True
     return _events_from(server, kept, number, sends)
 
