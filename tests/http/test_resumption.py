@@ -8,60 +8,32 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from support.echo_process import figures, settled, start_echo
+from support.echo_process import figures
 from support.live_server import MODEL, LiveServer, start_server
 from support.raw_stream import RawStream, came_directly, stream_request
-from support.resumable import RESUMABLE, ResumingClient, complete_events, resume_request
+from support.resumable import (
+    ENDLESS,
+    NUM_TOKENS,
+    PROMPT,
+    RESUMABLE,
+    ResumingClient,
+    begin,
+    client_of,
+    complete_events,
+    echo_bytes,
+    resume,
+    resume_request,
+    text_of,
+)
+from support.resumable_servers import WORKERS, Servers, metric
 
 pytestmark = pytest.mark.not_under_gevent("the servers are processes of their own")
-
-PROMPT = 'a "quoted" line\nand another é. '
-NUM_TOKENS = 300
-
-WORKERS = {
-    "gevent": ("--worker-class=gevent",),
-    "gthread": ("--worker-class=gthread", "--threads=8"),
-    "gevent_pywsgi": ("--worker-class=gevent_pywsgi",),
-}
-
-SETTINGS = {"ECHO_STEP_MS": "1", "REALTIME_SERVE_KEEP_ALIVE_S": "0.2"}
-
-
-class Servers:
-    """Servers that are stopped, in good order, at the end."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._started: list[LiveServer] = []
-
-    def start(self, worker: str = "gevent", *options: str, **settings: str) -> LiveServer:
-        log = self._directory / f"{len(self._started)}.log"
-        options = (*WORKERS[worker], *options)
-        self._started.append(start_echo(log, *options, environ=SETTINGS | settings))
-        return self._started[-1]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        try:
-            for server in self._started:
-                assert "Traceback" not in server.log, server.log
-        finally:
-            for server in self._started:
-                server.kill()
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Servers]:
-    with Servers(tmp_path) as servers:
-        yield servers
 
 
 @pytest.fixture(scope="module", params=WORKERS)
@@ -77,25 +49,6 @@ def server(
 def gevent_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     with Servers(tmp_path_factory.mktemp("resume")) as servers:
         yield servers.start()
-
-
-def client_of(server: LiveServer, **fields: Any) -> ResumingClient:
-    return ResumingClient(server.port, PROMPT, {"max_tokens": NUM_TOKENS, **fields})
-
-
-def text_of(events: list[bytes]) -> str:
-    """The text of all events of a stream that ended well."""
-    *chunks, done = [event.removeprefix(b"data: ") for event in events]
-    assert done == b"[DONE]"
-    choices = [json.loads(chunk)["choices"][0] for chunk in chunks]
-    assert choices[-1]["finish_reason"] == "length"
-    return "".join(choice["text"] for choice in choices)
-
-
-def echo_bytes(prompt: str, num_tokens: int) -> str:
-    """What the echo model answers to any prompt whose characters are not cut at the end."""
-    data = prompt.encode()
-    return (data * (num_tokens // len(data) + 1))[:num_tokens].decode()
 
 
 def without_times(events: list[bytes]) -> list[bytes]:
@@ -179,20 +132,6 @@ def test_everything_is_read_through_the_smallest_buffers(gevent_server: LiveServ
 
 # --- while nobody is connected ------------------------------------------------
 
-ENDLESS: dict[str, Any] = {"max_tokens": 10**6}
-
-
-def begin(server: LiveServer, **fields: Any) -> ResumingClient:
-    """A stream of which somebody has read a little, and then gone."""
-    client = client_of(server, **fields)
-    client.read(1500)
-    return client
-
-
-def resume(server: LiveServer, client: ResumingClient, last_event_id: str | None = None) -> Any:
-    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
-    return server.request("GET", f"/v1/streams/{client.stream_id}", headers=headers)
-
 
 def test_a_stream_goes_on_without_a_client(server: LiveServer) -> None:
     before = figures(server)["num_generated"]
@@ -222,12 +161,6 @@ def test_without_a_client_it_ends_in_time_and_is_forgotten(worker: str, servers:
 
 def kept_streams(server: LiveServer) -> float:
     return metric(server, "realtime_serve:resumable_streams")
-
-
-def metric(server: LiveServer, name: str) -> float:
-    text = server.request("GET", "/metrics").body.decode()
-    (line,) = [line for line in text.splitlines() if line.startswith(name + " ")]
-    return float(line.split()[1])
 
 
 def test_a_client_that_stays_is_not_subject_to_the_time_without_one(servers: Servers) -> None:
@@ -433,78 +366,3 @@ def test_the_sdk_reads_and_resumes_such_a_stream(live_server: LiveServer) -> Non
         )
         assert list(rest) == chunks[3:]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == plain
-
-
-# --- bounded memory -----------------------------------------------------------
-
-KIB = 1024
-
-
-def bounded(servers: Servers, max_bytes: int) -> LiveServer:
-    return servers.start(ECHO_TOKENS_A_STEP="10", REALTIME_SERVE_RESUME_MAX_BYTES=str(max_bytes))
-
-
-def usage(server: LiveServer) -> float:
-    return metric(server, "realtime_serve:resumable_usage_perc")
-
-
-def test_the_longest_ended_are_forgotten_for_the_new(servers: Servers) -> None:
-    server = bounded(servers, 40 * KIB)
-    clients = [client_of(server, max_tokens=310) for _ in range(12)]
-    for client in clients:
-        client.read()
-        assert client.is_done
-        assert 0 < usage(server) <= 1
-    oldest, *_, newest = clients
-    assert resume(server, oldest).status == 404
-    assert resume(server, newest, newest.last_event_id).status == 204
-
-
-def test_a_stream_that_nobody_reads_gives_way_while_it_runs(servers: Servers) -> None:
-    server = bounded(servers, 64 * KIB)
-    left = begin(server, **ENDLESS)
-    server.wait_until(lambda: figures(server)["num_running"] == 0, "cancelled")
-    assert resume(server, left).status == 404
-    assert usage(server) <= 1
-    assert text_of(client_of(server).read_all()) == echo_bytes(PROMPT, NUM_TOKENS)
-
-
-def test_a_stream_that_is_read_goes_on_at_the_bound_without_its_beginning(servers: Servers) -> None:
-    num_tokens = 31 * 1000
-    server = bounded(servers, 64 * KIB)
-    with RawStream(server.port) as stream:
-        stream.send(stream_request(PROMPT, **RESUMABLE, max_tokens=num_tokens))
-        stream_id = stream.read_head()[1]["x-stream-id"]
-        events = complete_events(b"".join(content for _, content in stream.chunks()))
-        assert usage(server) <= 1
-    assert text_of([data for _, _, data in events]) == echo_bytes(PROMPT, num_tokens)
-    answer = server.request("GET", f"/v1/streams/{stream_id}")
-    assert answer.status == 404
-    assert "forgotten" in answer.error["message"]
-
-
-def test_a_reader_that_stalls_at_the_bound_pauses_its_stream(servers: Servers) -> None:
-    num_tokens = 31 * 2000
-    server = bounded(servers, 64 * KIB)
-    with RawStream(server.port, receive_buffer=4096) as stalled:
-        stalled.send(stream_request(PROMPT, **RESUMABLE, max_tokens=num_tokens))
-        assert stalled.read_head()[0] == 200
-        generated = settled(lambda: figures(server)["num_generated"], server)
-        assert generated < num_tokens
-        assert usage(server) <= 1.02  # the ring's worth that came last
-        events = complete_events(b"".join(content for _, content in stalled.chunks()))
-    assert text_of([data for _, _, data in events]) == echo_bytes(PROMPT, num_tokens)
-
-
-def test_with_all_its_memory_read_the_server_refuses_another_one(servers: Servers) -> None:
-    server = bounded(servers, 10 * KIB)
-    body = {"model": "echo", "prompt": "x", "max_tokens": 3, "stream": True}
-    with RawStream(server.port) as one, RawStream(server.port) as two:
-        for stream in (one, two):
-            stream.send(stream_request("x", **RESUMABLE, **ENDLESS))
-            assert stream.read_head()[0] == 200
-        answer = server.post("/v1/completions", body | RESUMABLE)
-        assert answer.status == 503
-        assert answer.error["code"] == "overloaded"
-        assert int(answer.headers["retry-after"]) > 0
-        assert server.post("/v1/completions", body).status == 200

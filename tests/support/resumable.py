@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from dataclasses import dataclass, field
 from typing import Any
 
+from support.live_server import Answer, LiveServer
 from support.raw_stream import RawStream, stream_request
 
 RESUMABLE: dict[str, Any] = {"stream_options": {"resumable": True}}
+
+ENDLESS: dict[str, Any] = {"max_tokens": 10**6}
+
+PROMPT = 'a "quoted" line\nand another é. '
+NUM_TOKENS = 300
 
 _EVENT = re.compile(rb"id: ([0-9a-f]{32}):(\d+)\n(data: .*)\n\n")
 
@@ -114,3 +121,34 @@ def _without_framing(piece: bytes) -> bytes:
         content += piece[:size]
         piece = piece[size + 2 :]
     return content
+
+
+def client_of(server: LiveServer, **fields: Any) -> ResumingClient:
+    return ResumingClient(server.port, PROMPT, {"max_tokens": NUM_TOKENS, **fields})
+
+
+def text_of(events: list[bytes]) -> str:
+    """The text of all events of a stream that ended well."""
+    *chunks, done = [event.removeprefix(b"data: ") for event in events]
+    assert done == b"[DONE]"
+    choices = [json.loads(chunk)["choices"][0] for chunk in chunks]
+    assert choices[-1]["finish_reason"] == "length"
+    return "".join(choice["text"] for choice in choices)
+
+
+def echo_bytes(prompt: str, num_tokens: int) -> str:
+    """What the echo model answers to any prompt whose characters are not cut at the end."""
+    data = prompt.encode()
+    return (data * (num_tokens // len(data) + 1))[:num_tokens].decode()
+
+
+def begin(server: LiveServer, **fields: Any) -> ResumingClient:
+    """A stream of which somebody has read a little, and then gone."""
+    client = client_of(server, **fields)
+    client.read(1500)
+    return client
+
+
+def resume(server: LiveServer, client: ResumingClient, last_event_id: str | None = None) -> Answer:
+    headers = {} if last_event_id is None else {"Last-Event-ID": last_event_id}
+    return server.request("GET", f"/v1/streams/{client.stream_id}", headers=headers)
