@@ -168,11 +168,16 @@ def _is_member(pid: int, session_id: int) -> bool:
     return state != "Z" and int(session) == session_id
 
 
-def pss_bytes(pid: int) -> int:
-    """Proportional set size of a process; 0 if it is gone."""
+def pss_bytes(pid: int, part: str = "Pss") -> int:
+    """Proportional set size of a process; 0 if it is gone.
+
+    Args:
+        pid: Which one.
+        part: Pss_Anon leaves out mapped files, whose share changes with who else maps them.
+    """
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("Pss:")]
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith(f"{part}:")]
     return sum(kilobytes) * 1024
