@@ -23,7 +23,7 @@ from realtime_serve._event_streams import (
     StreamDrain,
 )
 from realtime_serve.disconnect import GEVENT_WRITE
-from realtime_serve.errors import StalledReaderError
+from realtime_serve.errors import EngineError, StalledReaderError
 from realtime_serve.flush_pace import FlushPace
 from realtime_serve.native import GeventParker, GeventWaker
 from realtime_serve.stall_clock import Pace, StallClock, num_taken_bytes
@@ -89,7 +89,7 @@ class HubDrain:
         left_some = any(source.attention & ATTENTION_AGAIN for source in attended)
         self.pace.note_pass(now_s, time.monotonic(), left_some=left_some)
         sinks = [self._sinks[source] for source in attended]
-        return [sink.parker for sink in sinks if sink.attend()]
+        return [sink.parker for sink in sinks if sink.attend_alone()]
 
     def _run_after(self, wait_s: float) -> None:
         if self._timer is None:
@@ -139,6 +139,7 @@ class SocketSink:
         self.parker = parker
         self.source = SocketStream(events, fd)
         self.is_stalled = False
+        self._is_known_dead = False
         self._stream = stream
         self._clock = None if stall_timeout_s is None else StallClock(stall_timeout_s)
         self._drain = HubDrain.of(parker.waker)
@@ -214,13 +215,25 @@ class SocketSink:
 
     def attend(self) -> bool:
         """See to what needs no greenlet; returns whether something else does."""
-        if self.source.is_dead:
+        if self.source.is_dead and not self._is_known_dead:
+            self._is_known_dead = True
             self._stream.cancel()
         self._watch_if_blocked()
         attention = self.source.attention
         if attention & ATTENTION_AGAIN:
             self.parker.waker.flush()  # after what else the hub has to do
         return attention & ~(ATTENTION_BLOCKED | ATTENTION_AGAIN) != 0
+
+    def attend_alone(self) -> bool:
+        """As `attend`, for a pass over many streams: what fails here ends this answer only."""
+        try:
+            return self.attend()
+        except Exception as cause:
+            self.source.abort()
+            error = EngineError("The answer could not be sent on.")
+            error.__cause__ = cause  # logged where the stream ends; the hub may not wait for a log
+            self._stream.cancel(error)
+            return True
 
     def _watch_if_blocked(self) -> None:
         if not self.source.is_blocked or self._watchers or self.is_stalled:

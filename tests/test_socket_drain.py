@@ -17,7 +17,7 @@ import pytest
 from realtime_serve import _token_ring as ring_states
 from realtime_serve._event_streams import EventStream, StreamDrain, TextTable, TokenTimes
 from realtime_serve._token_ring import TokenRing
-from realtime_serve.errors import ServeError, StalledReaderError
+from realtime_serve.errors import EngineError, ServeError, StalledReaderError
 from realtime_serve.native import GeventParker, NativeThread, new_parker
 from realtime_serve.socket_drain import HubDrain, SocketSink
 
@@ -397,6 +397,48 @@ def test_a_client_that_has_gone_is_told_of_and_costs_nothing_more() -> None:
             assert HubDrain.of(sink.parker.waker).run() == [sink.parker]
             assert told.errors == [None]
             sink.finish(b"nobody hears this")
+
+    in_a_hub(body)
+
+
+def test_a_client_that_has_gone_is_told_of_once_however_long_its_greenlet_is_busy() -> None:
+    def body() -> None:
+        told = Told()
+        ring, (server, client) = TokenRing(8), pair()
+        with open_sink(ring, server, told) as sink:
+            client.close()
+            ring.push(ord("a"))
+            for _ in range(3):
+                assert HubDrain.of(sink.parker.waker).run() == [sink.parker]
+            assert told.errors == [None]
+
+    in_a_hub(body)
+
+
+class Unhearing(Told):
+    """Fails to hear that its client has gone."""
+
+    def cancel(self, error: ServeError | None = None) -> None:
+        super().cancel(error)
+        if error is None:
+            raise MemoryError
+
+
+def test_a_stream_that_cannot_be_seen_to_fails_alone() -> None:
+    def body() -> None:
+        told = Unhearing()
+        pairs, rings = [pair(), pair()], [TokenRing(8), TokenRing(8)]
+        failing = open_sink(rings[0], pairs[0][0], told)
+        other = open_sink(rings[1], pairs[1][0])
+        pairs[0][1].close()
+        rings[0].push(ord("a"))
+        rings[1].finish(ring_states.LENGTH)
+        with failing, other:
+            assert HubDrain.of(other.parker.waker).run() == [failing.parker, other.parker]
+            assert failing.source.is_dead
+        _, error = told.errors
+        assert isinstance(error, EngineError)
+        assert isinstance(error.__cause__, MemoryError)
 
     in_a_hub(body)
 
