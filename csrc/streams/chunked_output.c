@@ -178,10 +178,10 @@ chunked_output_state chunked_output_flush(chunked_output *output)
         else
             output->state = CHUNKED_OUTPUT_BLOCKED;
     }
-    if (output->state == CHUNKED_OUTPUT_DEAD)
-        chunked_output_abort(output); /* a send may fail on a connection that goes on */
-    else if (chunked_output_num_unsent(output) == 0)
+    if (chunked_output_num_unsent(output) == 0)
         chunked_output_abandon(output);
+    else if (output->state == CHUNKED_OUTPUT_DEAD)
+        chunked_output_abort(output); /* a send may fail on a connection that goes on */
     return output->state;
 }
 
