@@ -75,6 +75,11 @@ class ResumableStream:
         return self._opened_at_s if reader is None else reader.left_at_s
 
     @property
+    def was_read(self) -> bool:
+        """Whether somebody is, or was, connected."""
+        return self._reader is not None
+
+    @property
     def progress(self) -> StreamProgress | None:
         """How far it is from its first token; None from then on."""
         stream = self._stream

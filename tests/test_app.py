@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,18 +153,51 @@ def test_a_hosts_own_refusal_stays_as_it_is(server: InferenceServer) -> None:
     assert (answer.status_code, answer.data) == (401, b"the host says no")
 
 
-def test_a_host_that_loses_the_response_frees_the_seat() -> None:
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Whatever is cleaned up is cleaned up by somebody."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def fail(response: Response) -> Response:
+    raise RuntimeError("the host's mistake")
+
+
+def replace(response: Response) -> Response:
+    return Response("the host's own answer", status=500)
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("lose", [fail, replace])
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"resumable": True}}])
+def test_a_host_that_loses_the_response_frees_the_seat(
+    lose: Callable[[Response], Response], options: dict[str, Any]
+) -> None:
     with serve(EndlessAlphabet) as server:
         app = host_app(server)
-
-        @app.after_request
-        def fail(response: Response) -> Response:
-            raise RuntimeError("the host's mistake")
-
-        answer = app.test_client().post("/ai" + COMPLETIONS, json=body(stream=True))
+        recorder = Recorder()
+        watched = RealtimeServe(server, middleware=[recorder])
+        watched.init_app(app, url_prefix="/watched", name="watched")
+        app.after_request(lose)
+        request = body(stream=True, max_tokens=90_000, **options)
+        answer = app.test_client().post("/watched" + COMPLETIONS, json=request)
         assert answer.status_code == 500
-        wait_until(lambda: server.health().open_streams == 0)
         wait_until(lambda: server.health().running == 0)
+        wait_until(lambda: recorder.calls[-2:] == ["error cancelled", "end"])
+        assert server.health().open_streams == 0
+
+
+def test_a_host_that_wraps_the_body_sends_all_of_it(server: InferenceServer) -> None:
+    app = host_app(server)
+
+    @app.after_request
+    def wrap(response: Response) -> Response:
+        return Response(response.iter_encoded(), headers=response.headers)
+
+    answer = app.test_client().post("/ai" + COMPLETIONS, json=body(stream=True))
+    assert streamed_text(answer.data) == "xyz"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from flask.globals import app_ctx
 from realtime_serve._event_streams import EventStream
 from realtime_serve.api.client import client_socket, read_while_connected
 from realtime_serve.api.direct import direct_socket
-from realtime_serve.api.hooks import current_context
+from realtime_serve.api.hooks import current_context, follow_body
 from realtime_serve.api.sse import (
     CONTENT_TYPE,
     DONE,
@@ -99,6 +99,9 @@ class Delivery(Protocol):
     def counted_pieces(self) -> Iterator[bytes]:
         """Yield what has to go through the server, and send the rest directly."""
 
+    def abandon(self) -> None:
+        """Give up what nobody will send. May be called after the delivery, too."""
+
 
 class EventResponse(Response):
     """Finds out, at the last moment before its body is sent, which way that goes."""
@@ -107,6 +110,7 @@ class EventResponse(Response):
         self._delivery = delivery
         self._body = delivery.counted_pieces()
         self._app = app_ctx.app
+        follow_body(self._body, delivery.abandon)
         super().__init__(self._body, headers=STREAM_HEADERS, content_type=CONTENT_TYPE)
 
     def __call__(
@@ -159,6 +163,10 @@ class _Delivery:
                     yield piece
         finally:
             self._context.end_delivery()
+
+    def abandon(self) -> None:
+        """See Delivery."""
+        self._stream.close()
 
     def _pieces(self) -> Generator[bytes, None, None]:
         yield self._writer.start() or KEEP_ALIVE  # sends the headers now, not with a token

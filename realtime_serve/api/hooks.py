@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
-from typing import cast
+import weakref
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, cast
 
 from flask import Blueprint, Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -54,15 +55,9 @@ def run_chain(
         start()
         chain.before_request(current_context())
 
-    def teardown_request(error: BaseException | None) -> None:
-        context: RequestContext | None = g.get("realtime_serve_context")
-        if error is not None and context is not None and context.stream is not None:
-            context.stream.close()  # its response was lost on the way, to a hook of the app's
-            context.end_delivery()
-
     blueprint.before_request(before_request)
     blueprint.after_request(_finish)
-    blueprint.teardown_request(teardown_request)
+    blueprint.teardown_request(_abandon_lost_answer)
     answer_errors(blueprint)
 
 
@@ -117,6 +112,36 @@ def follow_stream(context: RequestContext, stream: TokenStream) -> None:
         chain.on_stream_end(context, ended)
 
     stream.add_end_callback(on_end)
+
+
+def follow_body(body: Iterator[bytes], abandon: Callable[[], None]) -> None:
+    """Have the stream of a request given up if nobody is left to send its events.
+
+    Args:
+        body: The events of the request's stream.
+        abandon: Called at the request's end if the answer was lost on its way to the server: to a
+            hook of the surrounding app that has failed, or that answers in its place.
+    """
+    g.realtime_serve_answer = _Answer(weakref.ref(body), abandon)
+
+
+class _Answer(NamedTuple):
+    """A streamed answer; whoever has its body may send it."""
+
+    body: weakref.ref[Iterator[bytes]]
+    abandon: Callable[[], None]
+
+
+def _abandon_lost_answer(error: BaseException | None) -> None:
+    context: RequestContext | None = g.get("realtime_serve_context")
+    answer: _Answer | None = g.get("realtime_serve_answer")
+    if context is None or context.stream is None:
+        return
+    if answer is None:  # it is complete, or there was an error before there were events
+        context.stream.close()
+    elif error is not None or answer.body() is None:
+        answer.abandon()
+        context.end_delivery()
 
 
 def answer_errors(scope: Blueprint | Flask) -> None:

@@ -70,6 +70,11 @@ class ResumableDelivery:
             reader.leave()
             self._context.end_delivery()
 
+    def abandon(self) -> None:
+        """See event_response.Delivery; a client that was never told of the stream cannot resume."""
+        if not self._stream.was_read:
+            self._stream.cancel()
+
     def _pieces(self, reader: StreamReader) -> Generator[bytes, None, None]:
         pieces = self._events(reader)
         yield next(pieces, KEEP_ALIVE)  # sends the headers now, not with a token
