@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
+import os
 import select
 import socket
 import sys
@@ -24,6 +26,23 @@ def is_hub_socket(sock: object) -> bool:
     """Whether this is gevent's plain socket: not encrypted, and for a hub to watch."""
     module = sys.modules.get("gevent.socket")
     return module is not None and type(sock) is module.socket
+
+
+def duplicate_socket(descriptor: int) -> _socket.socket:
+    """A duplicate of a socket, to be closed by the caller.
+
+    It is of C's own type: the one that gevent puts in its place waits for its hub, and interrupts
+    whoever else waits for the connection.
+
+    Raises:
+        OSError: The descriptor is closed, or no socket's, or there is none left.
+    """
+    duplicate = os.dup(descriptor)
+    try:
+        return _socket.socket(fileno=duplicate)
+    except BaseException:
+        os.close(duplicate)
+        raise
 
 
 class DisconnectWatch:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import _socket
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Generator, Iterator
@@ -21,6 +20,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import Self
 
+from realtime_serve.disconnect import duplicate_socket
 from realtime_serve.errors import StalledReaderError
 from realtime_serve.native import Lock, original, spawn_thread
 from realtime_serve.stall_clock import Pace, StallClock, num_taken_bytes
@@ -159,6 +159,6 @@ def _bound_unsent(sock: socket.socket, num_bytes: int) -> None:
 
 
 def _shut(sock: socket.socket) -> None:
-    """Shut a connection through C's own type: others wait for their hub, or for encryption."""
-    with closing(_socket.socket(fileno=os.dup(sock.fileno()))) as duplicate:
+    """Shut a connection; its own type might wait for its hub, or for encryption."""
+    with closing(duplicate_socket(sock.fileno())) as duplicate:
         duplicate.shutdown(_socket.SHUT_RDWR)

@@ -5,11 +5,12 @@ import resource
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from realtime_serve.disconnect import PROBE_INTERVAL_S, DisconnectWatch
+from realtime_serve.disconnect import PROBE_INTERVAL_S, DisconnectWatch, duplicate_socket
 from realtime_serve.native import Parker, new_parker
 from realtime_serve.types import HalfClose
 from support.hub_thread import LONG_S, on_hub_thread
@@ -20,6 +21,15 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     server, client = socket.socketpair()
     with server, client:
         yield server, client
+
+
+def test_what_is_no_socket_leaves_no_duplicate_behind(tmp_path: Path) -> None:
+    """As when another thread closes one meanwhile, and its number is given away."""
+    with open(tmp_path / "file", "w") as file:
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(OSError, match="socket"):
+            duplicate_socket(file.fileno())
+        assert os.listdir("/proc/self/fd") == before
 
 
 def notices_gone(watch: DisconnectWatch, gone: list[bool], parker: Parker) -> bool:

@@ -21,6 +21,7 @@ from typing import Any
 from flask import Flask, Response, request
 
 from realtime_serve.api.client import client_socket
+from realtime_serve.disconnect import duplicate_socket
 
 DESCRIPTORS = "/proc/self/fd"
 
@@ -38,6 +39,7 @@ class ClientConnections:
         self._idle_before: set[int] = set()
         app.before_request(self._note_busy)
         app.after_request(self._note_idle_when_closed)
+        app.teardown_request(self._note_idle_if_failed)
 
     def know_listeners(self, addresses: Iterable[Any]) -> None:
         """Take those for our connections that were accepted there.
@@ -70,14 +72,12 @@ class ClientConnections:
         """Duplicates of our connections' sockets, each closed again before the next.
 
         Without those whose inodes are skipped: there may be thousands, and the hub waits.
-        They are of C's own type: the one that gevent puts in its place would interrupt whoever
-        waits for the connection.
         """
         for name in os.listdir(DESCRIPTORS):
             with contextlib.suppress(OSError):  # closed meanwhile, or without an address
                 status = os.fstat(int(name))
                 if stat.S_ISSOCK(status.st_mode) and status.st_ino not in skipped:
-                    yield from self._if_ours(_socket.socket(fileno=os.dup(int(name))))
+                    yield from self._if_ours(duplicate_socket(int(name)))
 
     def _if_ours(self, sock: _socket.socket) -> Iterator[_socket.socket]:
         try:
@@ -97,6 +97,12 @@ class ClientConnections:
         if sock is not None:
             response.call_on_close(lambda: self._busy.discard(sock))
         return response
+
+    def _note_idle_if_failed(self, error: BaseException | None) -> None:
+        """A hook that failed has kept us from the response; what is sent instead is short."""
+        sock = client_socket(request.environ)
+        if error is not None and sock is not None:
+            self._busy.discard(sock)
 
 
 def _endpoint(address: Any) -> Any:

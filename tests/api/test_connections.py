@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from flask import Flask
+from flask import Flask, Response
 
 from realtime_serve.api.client import PYWSGI_SOCKET
 from realtime_serve.api.connections import ClientConnections
@@ -96,6 +96,22 @@ def test_one_that_carries_a_request_is_left_alone_until_the_answer_is_complete(
     assert not connection.is_shut()
     assert answer.text == "False"
     answer.close()
+    connections.shut_idle()
+    connections.shut_idle()
+    assert connection.is_shut()
+
+
+def test_one_whose_request_lost_its_answer_to_a_failing_hook_is_idle(
+    app: Flask, connections: ClientConnections, listener: socket.socket, ends: ExitStack
+) -> None:
+    connection = Connection(listener, ends)
+
+    @app.after_request
+    def fail(response: Response) -> Response:
+        raise RuntimeError("the hook's mistake")
+
+    environ = {PYWSGI_SOCKET: connection.server}
+    assert app.test_client().get("/", environ_overrides=environ).status_code == 500
     connections.shut_idle()
     connections.shut_idle()
     assert connection.is_shut()
