@@ -40,7 +40,7 @@ class Sink(Protocol):
     parker: GeventParker
 
     def attend(self) -> bool:
-        """See to what needs no greenlet; returns whether something else does."""
+        """See to what needs no greenlet; returns whether something else does. Raises nothing."""
 
 
 class HubDrain:
@@ -89,7 +89,7 @@ class HubDrain:
         left_some = any(source.attention & ATTENTION_AGAIN for source in attended)
         self.pace.note_pass(now_s, time.monotonic(), left_some=left_some)
         sinks = [self._sinks[source] for source in attended]
-        return [sink.parker for sink in sinks if sink.attend_alone()]
+        return [sink.parker for sink in sinks if sink.attend()]
 
     def _run_after(self, wait_s: float) -> None:
         if self._timer is None:
@@ -214,7 +214,17 @@ class SocketSink:
         self.source.close()
 
     def attend(self) -> bool:
-        """See to what needs no greenlet; returns whether something else does."""
+        """See Sink. A failure ends this answer only, and is logged where its stream ends."""
+        try:
+            return self._see_to_it()
+        except Exception as cause:
+            self.source.abort()
+            error = EngineError("The answer could not be sent on.")
+            error.__cause__ = cause
+            self._stream.cancel(error)
+            return True
+
+    def _see_to_it(self) -> bool:
         if self.source.is_dead and not self._is_known_dead:
             self._is_known_dead = True
             self._stream.cancel()
@@ -223,17 +233,6 @@ class SocketSink:
         if attention & ATTENTION_AGAIN:
             self.parker.waker.flush()  # after what else the hub has to do
         return attention & ~(ATTENTION_BLOCKED | ATTENTION_AGAIN) != 0
-
-    def attend_alone(self) -> bool:
-        """As `attend`, for a pass over many streams: what fails here ends this answer only."""
-        try:
-            return self.attend()
-        except Exception as cause:
-            self.source.abort()
-            error = EngineError("The answer could not be sent on.")
-            error.__cause__ = cause  # logged where the stream ends; the hub may not wait for a log
-            self._stream.cancel(error)
-            return True
 
     def _watch_if_blocked(self) -> None:
         if not self.source.is_blocked or self._watchers or self.is_stalled:
