@@ -90,7 +90,10 @@ class Middleware:
         """Run when the request is refused or its stream fails."""
 
     def on_stream_end(self, context: RequestContext, stream: TokenStream) -> None:
-        """Run once when the request's generation has ended, however it ended."""
+        """Run once when the request's generation has ended, however it ended.
+
+        A stream that can be resumed may have outlived its request's connection by then.
+        """
 
 
 class MiddlewareChain:
