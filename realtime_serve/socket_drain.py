@@ -1,108 +1,25 @@
 """Streams that go straight from their rings to their clients' sockets.
 
-    inference thread ── one wake-up ──▶ hub: HubDrain.run() = one pass in C over all streams
-                                             └─▶ wakes only the greenlets that have to look
-
-The greenlet of such a stream sleeps until its stream ends, or has something that Python has to
-see to. A client that does not keep up gets a watcher of its own on its socket. Under gevent only:
-everything here belongs to the hub's thread, but for what the C drain does without the GIL.
+The hub's drain sends what they have. A client that does not keep up gets a watcher of its own on
+its socket.
 """
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from realtime_serve._event_streams import (
-    ATTENTION_AGAIN,
-    ATTENTION_BLOCKED,
-    DrainedStream,
-    EventStream,
-    SocketStream,
-    StreamDrain,
-)
+from realtime_serve._event_streams import EventStream, SocketStream
 from realtime_serve.disconnect import GEVENT_WRITE
 from realtime_serve.errors import EngineError, StalledReaderError
-from realtime_serve.flush_pace import FlushPace
-from realtime_serve.native import GeventParker, GeventWaker
+from realtime_serve.hub_drain import DrainSink
+from realtime_serve.native import GeventParker
 from realtime_serve.stall_clock import Pace, StallClock, num_taken_bytes
 from realtime_serve.stream_interface import SentStream
 
 
-class Sink(Protocol):
-    """Where the tokens of one stream go.
-
-    Attributes:
-        parker: Where the stream's greenlet waits.
-    """
-
-    parker: GeventParker
-
-    def attend(self) -> bool:
-        """See to what needs no greenlet; returns whether something else does. Raises nothing."""
-
-
-class HubDrain:
-    """The drain of one hub, and whom it may have to wake.
-
-    Args:
-        waker: The hub's.
-
-    Attributes:
-        pace: When it may pass over the streams again.
-    """
-
-    def __init__(self, waker: GeventWaker) -> None:
-        self.pace = FlushPace()
-        self._drain = StreamDrain()
-        self._sinks: dict[DrainedStream, Sink] = {}
-        self._waker = waker
-        self._timer: Any = None
-
-    @classmethod
-    def of(cls, waker: GeventWaker) -> HubDrain:
-        """The drain of the waker's hub, made at its first use."""
-        if waker.work is None:
-            waker.work = cls(waker)
-        assert isinstance(waker.work, HubDrain)
-        return waker.work
-
-    def add(self, source: DrainedStream, sink: Sink) -> None:
-        """Drain a stream from now on; the sink sees to what that does not."""
-        self._drain.add(source)
-        self._sinks[source] = sink
-
-    def discard(self, source: DrainedStream) -> None:
-        """Leave a stream alone from now on."""
-        self._drain.discard(source)
-        self._sinks.pop(source, None)
-
-    def run(self) -> list[GeventParker]:
-        """Pass over all streams, or later; returns the parkers of those that have to look."""
-        now_s = time.monotonic()
-        wait_s = self.pace.wait_s(now_s)
-        if wait_s > 0:
-            self._run_after(wait_s)
-            return []
-        attended = self._drain.run()
-        left_some = any(source.attention & ATTENTION_AGAIN for source in attended)
-        self.pace.note_pass(now_s, time.monotonic(), left_some=left_some)
-        sinks = [self._sinks[source] for source in attended]
-        return [sink.parker for sink in sinks if sink.attend()]
-
-    def _run_after(self, wait_s: float) -> None:
-        if self._timer is None:
-            self._timer = self._waker.loop.timer(wait_s)
-            self._timer.start(self._run_now)
-
-    def _run_now(self) -> None:
-        self._timer.close()
-        self._timer = None
-        self._waker.flush()
-
-
-class SocketSink:
+class SocketSink(DrainSink):
     """Where the answer of one stream goes, chunk by chunk, while its greenlet sleeps.
 
     If there are events to drain, it is the EventSource that its stream reads.
@@ -136,19 +53,17 @@ class SocketSink:
         *,
         max_flush_delay_s: float = 0.0,
     ) -> None:
-        self.parker = parker
         self.source = SocketStream(events, fd)
+        super().__init__(parker, self.source)
         self.is_stalled = False
         self._is_known_dead = False
         self._stream = stream
         self._clock = None if stall_timeout_s is None else StallClock(stall_timeout_s)
-        self._drain = HubDrain.of(parker.waker)
         self._watched_fd = fd
         self._watchers: list[Any] = []
         if events is not None:
             self._drain.pace.max_delay_s = max_flush_delay_s
-            self._drain.add(self.source, self)
-            parker.is_left_to_work = True
+            self._join_drain()
 
     def __enter__(self) -> Self:
         """Use the sink as a context manager."""
@@ -164,21 +79,6 @@ class SocketSink:
         if kind is not None:
             self.source.abort()
         self.close()
-
-    def take(self) -> bytes:
-        """Send what is ready, at most one pass's part; returns nothing, all is seen to."""
-        nothing = self.source.take()
-        self.attend()
-        return nothing
-
-    @property
-    def end_state(self) -> int:
-        """The ring's terminal state once the last token was taken; OPEN before."""
-        return self.source.end_state
-
-    def take_starved(self) -> bool:
-        """Whether the engine has to be kicked; True once."""
-        return self.source.take_starved()
 
     def is_clear(self) -> bool:
         """Whether the client keeps up, or has gone; becoming so wakes the greenlet."""
@@ -214,7 +114,7 @@ class SocketSink:
         self.source.close()
 
     def attend(self) -> bool:
-        """See Sink. A failure ends this answer only, and is logged where its stream ends."""
+        """See DrainSink. A failure ends this answer only, and is logged where its stream ends."""
         try:
             return self._see_to_it()
         except Exception as cause:
@@ -229,10 +129,7 @@ class SocketSink:
             self._is_known_dead = True
             self._stream.cancel()
         self._watch_if_blocked()
-        attention = self.source.attention
-        if attention & ATTENTION_AGAIN:
-            self.parker.waker.flush()  # after what else the hub has to do
-        return attention & ~(ATTENTION_BLOCKED | ATTENTION_AGAIN) != 0
+        return super().attend()
 
     def _watch_if_blocked(self) -> None:
         if not self.source.is_blocked or self._watchers or self.is_stalled:
@@ -275,7 +172,3 @@ class SocketSink:
         for watcher in watchers:
             watcher.stop()
             watcher.close()
-
-    def _leave_drain(self) -> None:
-        self._drain.discard(self.source)
-        self.parker.is_left_to_work = False

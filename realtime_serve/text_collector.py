@@ -11,15 +11,15 @@ import json
 from types import TracebackType
 from typing import Self
 
-from realtime_serve._event_streams import ATTENTION_AGAIN, CollectedStream, EventStream
+from realtime_serve._event_streams import CollectedStream, EventStream
+from realtime_serve.hub_drain import DrainSink
 from realtime_serve.native import GeventParker
-from realtime_serve.socket_drain import HubDrain
 
 
-class TextCollector:
-    """Collects the text of one stream; the EventSource that the stream reads, in its hub.
+class TextCollector(DrainSink):
+    """Collects the text of one stream.
 
-    As a context manager it leaves the hub's drain at the end.
+    As a context manager it is in the hub's drain until the end.
 
     Args:
         parker: Where the stream's greenlet waits.
@@ -27,14 +27,12 @@ class TextCollector:
     """
 
     def __init__(self, parker: GeventParker, events: EventStream) -> None:
-        self.parker = parker
         self._source = CollectedStream(events)
-        self._drain = HubDrain.of(parker.waker)
+        super().__init__(parker, self._source)
 
     def __enter__(self) -> Self:
         """Have the hub's drain take the tokens."""
-        self._drain.add(self._source, self)
-        self.parker.is_left_to_work = True
+        self._join_drain()
         return self
 
     def __exit__(
@@ -44,30 +42,7 @@ class TextCollector:
         traceback: TracebackType | None,
     ) -> None:
         """Leave the drain."""
-        self._drain.discard(self._source)
-        self.parker.is_left_to_work = False
-
-    def take(self) -> bytes:
-        """Collect what is ready, at most one pass's part; returns nothing, all is kept."""
-        nothing = self._source.take()
-        self.attend()
-        return nothing
-
-    @property
-    def end_state(self) -> int:
-        """The ring's terminal state once the last token was taken; OPEN before."""
-        return self._source.end_state
-
-    def take_starved(self) -> bool:
-        """Whether the engine has to be kicked; True once."""
-        return self._source.take_starved()
-
-    def attend(self) -> bool:
-        """See to what needs no greenlet; returns whether something else does."""
-        attention = self._source.attention
-        if attention & ATTENTION_AGAIN:
-            self.parker.waker.flush()  # after what else the hub has to do
-        return attention & ~ATTENTION_AGAIN != 0
+        self._leave_drain()
 
     def text(self) -> str:
         """What was collected so far."""

@@ -18,8 +18,9 @@ from realtime_serve import _token_ring as ring_states
 from realtime_serve._event_streams import EventStream, StreamDrain, TextTable, TokenTimes
 from realtime_serve._token_ring import TokenRing
 from realtime_serve.errors import EngineError, ServeError, StalledReaderError
+from realtime_serve.hub_drain import HubDrain
 from realtime_serve.native import GeventParker, NativeThread, new_parker
-from realtime_serve.socket_drain import HubDrain, SocketSink
+from realtime_serve.socket_drain import SocketSink
 
 LONG_S = 60.0
 
