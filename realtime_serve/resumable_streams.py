@@ -31,6 +31,10 @@ STREAM_BYTES = 4096
 FREED_SHARE = 1 / 8
 """So much is freed at once, so that the table is not searched for each token."""
 
+SEARCH_INTERVAL_S = 0.25
+"""Where nobody could make room, streams that grow do not look again sooner: with thousands of them
+the search would be all that the process does."""
+
 RETRY_AFTER_S = 5.0
 """Streams end and are left all the time; there is no telling when."""
 
@@ -54,6 +58,7 @@ class ResumableStreams:
         self._sizes: dict[str, int] = {}
         self._num_bytes = 0
         self._is_swept = False
+        self._search_at_s = 0.0
 
     def __len__(self) -> int:
         """Streams that are kept."""
@@ -70,6 +75,7 @@ class ResumableStreams:
         Raises:
             OverloadedError: There is none: all that are kept have somebody connected.
         """
+        self._search_at_s = 0.0
         if not self._has_room(STREAM_BYTES):
             raise OverloadedError(
                 "There is no memory for another stream that can be resumed (resume_max_bytes). "
@@ -133,7 +139,7 @@ class ResumableStreams:
             logger.exception("A resumable stream failed")
             failure = error
             stream.close()
-        kept.close(end_events(stream, failure))
+        kept.close(_made(end_events, stream, failure))
         self._note_size(kept)
 
     def _bound(self, kept: ResumableStream) -> None:
@@ -158,12 +164,20 @@ class ResumableStreams:
         """Whether so much more fits, once those that nobody reads have made room."""
         if self._num_bytes + num_bytes <= self._max_bytes:
             return True
-        wanted_bytes = self._max_bytes * (1 - FREED_SHARE) - num_bytes
+        now_s = time.monotonic()
+        if now_s < self._search_at_s:
+            return False
+        self._free(self._max_bytes * (1 - FREED_SHARE) - num_bytes)
+        has_room = self._num_bytes + num_bytes <= self._max_bytes
+        self._search_at_s = 0.0 if has_room else now_s + SEARCH_INTERVAL_S
+        return has_room
+
+    def _free(self, wanted_bytes: float) -> None:
+        """Forget streams that nobody reads until all that are left take no more than that."""
         for kept in self._those_alone():
             if self._num_bytes <= wanted_bytes:
                 break
             self._forget(kept)
-        return self._num_bytes + num_bytes <= self._max_bytes
 
     def _those_alone(self) -> list[ResumableStream]:
         """Those that nobody reads, in the order in which they are given up."""
@@ -182,20 +196,36 @@ class ResumableStreams:
 
     def _sweep(self) -> None:
         """Forget each stream when its time has come; one at work while there are streams."""
-        while self._is_needed():
-            now_s = time.monotonic()
-            alone = [
-                (since_s + self._ttl_s, kept)
-                for kept in list(self._streams.values())
-                if (since_s := kept.alone_since_s) is not None
-            ]
-            for forget_at_s, kept in alone:
-                if forget_at_s <= now_s:
-                    self._forget(kept)
-            pending = [forget_at_s for forget_at_s, _ in alone if forget_at_s > now_s]
-            pause(min(pending, default=now_s + self._ttl_s) - now_s)
+        try:
+            while self._is_needed():
+                pause(self._forget_expired(time.monotonic()))
+        except Exception:
+            logger.exception("Resumable streams are not forgotten until another one is opened")
+            self._is_swept = False
+
+    def _forget_expired(self, now_s: float) -> float:
+        """Forget the streams whose time has come; returns seconds until that of the next one."""
+        alone = [
+            (since_s + self._ttl_s, kept)
+            for kept in list(self._streams.values())
+            if (since_s := kept.alone_since_s) is not None
+        ]
+        for forget_at_s, kept in alone:
+            if forget_at_s <= now_s:
+                self._forget(kept)
+        pending = [forget_at_s for forget_at_s, _ in alone if forget_at_s > now_s]
+        return min(pending, default=now_s + self._ttl_s) - now_s
 
     def _is_needed(self) -> bool:
         with self._lock:
             self._is_swept = bool(self._streams)
             return self._is_swept
+
+
+def _made(end_events: EndEvents, stream: TokenStream, failure: Exception | None) -> Sequence[bytes]:
+    """The events that end a stream; none if they cannot be made: its reader need not wait then."""
+    try:
+        return end_events(stream, failure)
+    except Exception:
+        logger.exception("The end of a resumable stream could not be told")
+        return ()

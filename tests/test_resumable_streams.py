@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from realtime_serve import _token_ring as ring_states
+from realtime_serve import resumable_streams
 from realtime_serve._token_ring import TokenRing
 from realtime_serve.errors import OverloadedError, StreamNotFoundError
 from realtime_serve.event_log import Event
@@ -332,3 +333,39 @@ def test_a_failure_of_the_keeper_ends_the_stream(
     assert isinstance(failures[0], TypeError)
     assert stream.ended
     assert "A resumable stream failed" in caplog.text
+
+
+def test_an_end_that_cannot_be_told_ends_the_stream_all_the_same(
+    table: ResumableStreams, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(stream: TokenStream, failure: Exception | None) -> list[bytes]:
+        raise KeyError("a mistake")
+
+    stream, ring, _ = open_stream()
+    kept = table.open(stream, start=b"", frame=str.encode, end_events=fail)
+    ring.finish(ring_states.STOP)
+    stream.feed.call().flush()
+    wait_until(lambda: kept.ended)
+    assert "could not be told" in caplog.text
+
+
+def test_where_nobody_can_make_room_the_table_is_not_searched_for_each_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = room_for(1, num_events=50)
+    searches: list[float] = []
+    search = table._free
+
+    def count(wanted_bytes: float) -> None:
+        searches.append(wanted_bytes)
+        search(wanted_bytes)
+
+    monkeypatch.setattr(table, "_free", count)
+    monkeypatch.setattr(resumable_streams, "SEARCH_INTERVAL_S", NEVER_S)
+    source = Source(table, capacity=64)
+    reader = source.kept.attach(0)
+    num_read = 0
+    while num_read < 1000:
+        source.say("abcdefgh")
+        num_read += len(reader.read(NEVER_S))
+    assert len(searches) == 1

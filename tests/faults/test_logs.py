@@ -55,4 +55,5 @@ def test_what_cannot_be_logged_is_counted_and_serving_goes_on(
             body = {**NEIGHBOUR, "prompt": prompt}
             assert server.post("/v1/completions", body).status == status
     server.wait_until(lambda: num_dropped(server) >= before + 3, "counting what was dropped")
-    assert server.stop() == 0
+    # 120 is how Python itself ends where the last bytes cannot be written to stderr.
+    assert server.stop() in {0, 120}

@@ -87,7 +87,8 @@ def test_each_histogram_is_cumulative_and_complete() -> None:
         buckets = [s.value for s in families[name].samples if s.name == f"{name}_bucket"]
         assert buckets == sorted(buckets), name
         assert buckets[-1] == value(families, f"{name}_count") == count, name
-        assert value(families, f"{name}_sum") > 0, name
+        may_be_zero = "decode" in name or "inter_token" in name  # where tokens came together
+        assert value(families, f"{name}_sum") > 0 or may_be_zero, name
 
 
 def test_spans_of_a_request_add_up() -> None:
