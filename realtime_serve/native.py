@@ -95,9 +95,15 @@ class Parker(abc.ABC):
 
     A wake-up that comes while nobody is parked is remembered: the next park returns at
     once. So "look, then park" loses nothing.
+
+    Attributes:
+        waker: Wakes it.
+        is_left_to_work: Whether the hub's work decides when this one is woken, so that adding
+            it to its waker changes nothing. Written in the hub.
     """
 
     waker: Waker
+    is_left_to_work = False
 
     @abc.abstractmethod
     def park(self, timeout_s: float | None = None) -> None:
@@ -247,16 +253,10 @@ class GeventWaker(Waker):
 
 
 class GeventParker(Parker):
-    """Holds the parked greenlet; waking is a direct switch, without Event or Queue.
-
-    Attributes:
-        is_left_to_work: Whether the hub's work decides when this one is woken, so that adding
-            it to a waker changes nothing. Written in the hub.
-    """
+    """Holds the parked greenlet; waking is a direct switch, without Event or Queue."""
 
     def __init__(self, waker: GeventWaker) -> None:
         self.waker: GeventWaker = waker
-        self.is_left_to_work = False
         self._greenlet: Any = None
         self._signalled = False
 

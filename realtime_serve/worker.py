@@ -282,7 +282,13 @@ def _end_all(feeds: Iterable[StreamFeed], make_error: Callable[[], ServeError]) 
 
 def _wake(feeds: Iterable[StreamFeed]) -> None:
     """Wake the streams' consumers, with one wake-up a waker."""
-    for waker in {feed.call() for feed in feeds}:
+    wakers = set()
+    for feed in feeds:  # of each step's tokens, so no call is made that can be spared
+        parker = feed.parker  # once: the consumer may put another one there at any time
+        wakers.add(parker.waker)
+        if not parker.is_left_to_work:
+            parker.waker.add(parker)
+    for waker in wakers:
         waker.flush()
 
 

@@ -14,20 +14,17 @@ from realtime_serve.engine.interface import EngineStats, Finished, Started, Step
 from realtime_serve.types import FinishReason, InferenceRequest
 from streaming.token_clock import Pace, tick_now
 
+ENDLESS = 2**62
+"""Tokens that are wanted where there is no bound."""
+
 
 @dataclass(slots=True)
 class _Seat:
-    """A request and how far it is."""
+    """A request, and how many of its tokens are still wanted."""
 
     request: InferenceRequest
     ring: TokenRing
-    num_generated: int = 0
-
-    @property
-    def num_left(self) -> int | None:
-        """Tokens that are still wanted; None for no bound."""
-        max_tokens = self.request.sampling.max_tokens
-        return None if max_tokens is None else max_tokens - self.num_generated
+    num_left: int
 
 
 class ClockEngine:
@@ -77,7 +74,7 @@ class ClockEngine:
         """Seat a request."""
         if not self._seats:
             self._pace.begin()
-        self._seats[request.request_id] = _Seat(request, ring)
+        self._seats[request.request_id] = _Seat(request, ring, _num_wanted(request))
         self._unstarted.append(Started(request.request_id, 0))
         self._num_prompt_tokens += len(request.prompt_token_ids)
 
@@ -103,8 +100,8 @@ class ClockEngine:
         updated = []
         for request_id, seat in self._seats.items():
             flags = FLAG_LAST if seat.num_left == 1 else 0
-            if seat.ring.push(token_id, flags=flags):
-                seat.num_generated += 1
+            if seat.ring.push(token_id, 0, 0.0, flags):
+                seat.num_left -= 1
                 updated.append(request_id)
         self._num_generated += len(updated)
         return updated
@@ -151,10 +148,15 @@ class ClockEngine:
         """Nothing is held."""
 
 
+def _num_wanted(request: InferenceRequest) -> int:
+    max_tokens = request.sampling.max_tokens
+    return ENDLESS if max_tokens is None else max_tokens
+
+
 def _finished(seat: _Seat, reason: FinishReason) -> Finished:
     return Finished(
         request_id=seat.request.request_id,
         reason=reason,
         num_prompt_tokens=len(seat.request.prompt_token_ids),
-        num_generated_tokens=seat.num_generated,
+        num_generated_tokens=_num_wanted(seat.request) - seat.num_left,
     )
