@@ -37,7 +37,9 @@ def draw(figures: Figures, metrics: Sequence[Metric], style: Style, path: Path) 
     mpl.use("Agg")
     num_rows = math.ceil(len(metrics) / COLUMNS)
     size = (COLUMNS * PANEL_INCHES[0], num_rows * PANEL_INCHES[1])
-    figure, axes = pyplot.subplots(num_rows, COLUMNS, figsize=size, squeeze=False)
+    figure, axes = pyplot.subplots(
+        num_rows, COLUMNS, figsize=size, squeeze=False, layout="constrained"
+    )
     panels = list(axes.flat)
     for panel, metric in zip(panels, metrics, strict=False):
         _draw_bars(panel, figures, metric, style)
@@ -45,7 +47,6 @@ def draw(figures: Figures, metrics: Sequence[Metric], style: Style, path: Path) 
         panel.set_visible(False)
     machine = figures.settings["machine"]
     figure.suptitle(f"{machine['cpu']}, {machine['num_cpus']} CPUs; medians, whiskers: all repeats")
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
@@ -61,5 +62,8 @@ def _draw_bars(panel: Axes, figures: Figures, metric: Metric, style: Style) -> N
     panel.set_yticks(range(len(names)), names, fontsize=6)
     panel.invert_yaxis()
     panel.tick_params(axis="x", labelsize=7)
+    panel.locator_params(axis="x", nbins=5)
+    panel.ticklabel_format(axis="x", scilimits=(-3, 4))
+    panel.xaxis.get_offset_text().set_fontsize(7)
     label = textwrap.fill(metric.label, TITLE_CHARS)
     panel.set_title(f"{label}\n{metric.unit}, {metric.better.value} is better", fontsize=7)
