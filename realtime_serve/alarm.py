@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from realtime_serve.native import current_hub
+from realtime_serve.native import running_hub
 
 
 class Alarm:
@@ -26,7 +26,7 @@ class Alarm:
     def __init__(self, seconds: float, function: Callable[[], object]) -> None:
         self.rang = False
         self._function = function
-        hub = current_hub()
+        hub = running_hub()
         self._timer: Any = None if hub is None else hub.loop.timer(seconds)
         self._thread = threading.Timer(seconds, self._ring) if hub is None else None
 

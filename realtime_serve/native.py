@@ -300,6 +300,19 @@ def current_hub() -> Any:
     return hub
 
 
+def running_hub() -> Any:
+    """The gevent hub that runs the caller, and so will run again by itself; None if none does.
+
+    A thread's main greenlet has a hub once anything in it has asked for one, but that runs only
+    while the greenlet waits for it: what is left to such a hub may be done late, or never.
+    """
+    hub = current_hub()
+    if hub is None:
+        return None
+    caller = sys.modules["greenlet"].getcurrent()
+    return hub if hub in {caller, caller.parent} else None
+
+
 def _is_patched() -> bool:
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and monkey.is_module_patched("threading")
@@ -334,12 +347,12 @@ def spawn(function: Callable[[], object]) -> None:
 
 
 def spawn_later(seconds: float, function: Callable[[], object]) -> bool:
-    """Have a function called in a greenlet of the caller's hub after a while.
+    """Have a function called after a while, in a greenlet of the hub that runs the caller.
 
     Returns:
-        False if the caller has no hub: then nothing will be called.
+        False if there is none: then nothing will be called.
     """
-    if current_hub() is None:
+    if running_hub() is None:
         return False
     sys.modules["gevent"].spawn_later(seconds, function)
     return True

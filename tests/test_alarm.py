@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import threading
 
+import gevent
+import pytest
+from gevent.hub import Hub
+
 from realtime_serve.alarm import Alarm
+from support.hub_thread import on_hub_thread
 from support.scripted_servers import wait_until
 
 
@@ -23,3 +28,22 @@ def test_who_is_done_in_time_hears_nothing() -> None:
     threading.Event().wait(0.05)
     assert not alarm.rang
     assert calls == []
+
+
+@pytest.mark.not_under_gevent("a patched process has no thread that waits without its hub")
+def test_it_rings_beside_a_hub_that_does_not_run() -> None:
+    def body(_: Hub) -> None:
+        gevent.sleep(0)  # it has run, and will not again
+        with Alarm(0.001, lambda: None) as alarm:
+            wait_until(lambda: alarm.rang)
+
+    on_hub_thread(body)
+
+
+def test_it_rings_in_a_greenlet() -> None:
+    def wait() -> None:
+        with Alarm(0.001, lambda: None) as alarm:
+            while not alarm.rang:
+                gevent.sleep(0.001)
+
+    on_hub_thread(lambda _: gevent.spawn(wait).get())

@@ -22,9 +22,13 @@ import logging, sys
 logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
 from realtime_serve.middleware import RequestContext, RequestLogger
 logger = RequestLogger()
-for number in range(3):
-    logger.after_request(RequestContext(
-        request_id=str(number), client_id="c", method="GET", route="/", started_at_s=0.0))
+
+def end_requests():
+    for number in range(3):
+        logger.after_request(RequestContext(
+            request_id=str(number), client_id="c", method="GET", route="/", started_at_s=0.0))
+
+gevent.spawn(end_requests).join()
 print("the end")
 """
 
@@ -94,7 +98,7 @@ def test_a_log_that_hangs_owes_a_bounded_number_of_lines_and_the_rest_are_counte
 ) -> None:
     monkeypatch.setattr(request_log, "MAX_UNWRITTEN", 10)
 
-    def body(_: Hub) -> None:
+    def requests() -> None:
         hangs, goes_on = Event(), Event()
 
         def hang() -> None:
@@ -115,5 +119,18 @@ def test_a_log_that_hangs_owes_a_bounded_number_of_lines_and_the_rest_are_counte
         logger.after_request(ended_request("later"))
         while lines.request_ids[-1] != "later":
             gevent.sleep(0.001)
+
+    on_hub_thread(lambda _: gevent.spawn(requests).get())
+
+
+def test_a_hub_that_does_not_run_is_not_waited_for() -> None:
+    """As where somebody's app has asked for a hub, and is served by a thread that never waits."""
+    lines = Lines()
+    logger = RequestLogger(logger_to(lines))
+
+    def body(_: Hub) -> None:
+        gevent.sleep(0)  # it has run, and will not again
+        logger.after_request(ended_request("at once"))
+        assert lines.request_ids == ["at once"]
 
     on_hub_thread(body)
